@@ -1,0 +1,2 @@
+//! The `conjoin` binary.
+fn main() {}

@@ -1,0 +1,69 @@
+//! What evaluation, indexing, mining and serving need of a model.
+
+use crate::{Embeddings, Modality};
+
+/// Turns raw texts and image files into embeddings of one space.
+///
+/// Implemented by a loaded checkpoint; the input contract (tokeniser, resize, mean/std, pooling,
+/// prompts) is applied inside, so that no caller can get it wrong.
+pub trait Embedder: Send + Sync {
+    /// Identifies the weights and the input contract; equal fingerprints give equal vectors.
+    fn fingerprint(&self) -> &str;
+
+    /// Width `e` of the embeddings.
+    fn width(&self) -> usize;
+
+    /// The modalities this model can embed.
+    fn modalities(&self) -> &[Modality];
+
+    /// Embeds texts.
+    ///
+    /// # Shapes
+    /// `[n, e]`, rows of unit length, in the order of `texts`.
+    ///
+    /// # Errors
+    /// When the model has no text tower. A text that is too long is truncated (see the contract).
+    fn embed_texts(&self, texts: &[&str]) -> Result<Embeddings, EmbedError>;
+
+    /// Embeds encoded image files (JPEG, PNG, WebP, GIF).
+    ///
+    /// # Shapes
+    /// One unit vector `[e]` or one error per image: bad input costs one record, never the batch.
+    ///
+    /// # Errors
+    /// When the model has no image tower.
+    fn embed_images(
+        &self,
+        images: &[&[u8]],
+    ) -> Result<Vec<Result<Vec<f32>, EmbedError>>, EmbedError>;
+
+    /// The most tokens a text is read to, if the model reads texts.
+    fn max_tokens(&self) -> Option<usize>;
+
+    /// Number of tokens of a text before truncation, special tokens included.
+    ///
+    /// # Errors
+    /// When the model has no text tower.
+    fn count_tokens(&self, text: &str) -> Result<usize, EmbedError>;
+}
+
+/// Why something could not be embedded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmbedError {
+    /// The model has no tower for this modality.
+    #[error("this model has no {0} tower")]
+    NoTower(Modality),
+    /// The input could not be read; the reader's fault is told inside.
+    #[error("cannot read this {modality}")]
+    Input {
+        /// What it should have been.
+        modality: Modality,
+        /// The reader's error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The tower refused the input.
+    #[error(transparent)]
+    Tower(#[from] crate::TowerError),
+}

@@ -1,0 +1,29 @@
+//! The words every crate shares.
+//!
+//! In:  nothing; this crate depends on no other of ours.
+//! Out: [`Modality`], [`Embeddings`], [`Parameter`], [`Manifest`] and the atomic artefact folder,
+//!      [`Seed`], [`Progress`] and [`Stop`], and the traits [`Tower`], [`Embedder`] and [`Store`].
+//! Not here: any computation, any file format but the manifest's.
+
+mod artifact;
+mod embedder;
+mod embeddings;
+mod modality;
+mod parameter;
+mod progress;
+mod seed;
+mod store;
+mod tower;
+
+pub use artifact::{
+    Artifact, ArtifactError, ArtifactErrorKind, ArtifactWriter, MANIFEST_FILE, Manifest,
+    hash_bytes, hash_file,
+};
+pub use embedder::{EmbedError, Embedder};
+pub use embeddings::{Embeddings, ShapeError};
+pub use modality::Modality;
+pub use parameter::{Gradients, Parameter};
+pub use progress::{Interrupted, Progress, Silent, Stop};
+pub use seed::{Rng, Seed};
+pub use store::{Hit, Leg, SearchError, SearchRequest, Store, VectorName};
+pub use tower::{Tower, TowerError};

@@ -1,0 +1,1 @@
+//! Raw catalogues to datasets: readers, curation, splits and shards.

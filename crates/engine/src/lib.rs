@@ -1,0 +1,1 @@
+//! CPU compute: buffers, fused operations with their backward, and a small tape.

@@ -1,0 +1,1 @@
+//! Retrieval metrics with intervals, score distributions and before/after reports.

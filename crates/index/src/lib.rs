@@ -1,0 +1,1 @@
+//! Exact search over named vectors, with payloads and pictures, committed atomically.

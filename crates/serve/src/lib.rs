@@ -1,0 +1,1 @@
+//! HTTP: embeddings, search, health and the search page.

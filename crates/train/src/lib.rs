@@ -1,0 +1,1 @@
+//! Losses, GradCache, samplers, schedules, optimisers and exact resume.
