@@ -25,5 +25,5 @@ pub use modality::Modality;
 pub use parameter::{Gradients, Parameter};
 pub use progress::{Interrupted, Progress, Silent, Stop};
 pub use seed::{Rng, Seed};
-pub use store::{Hit, Leg, SearchError, SearchRequest, Store, VectorName};
+pub use store::{Hit, Leg, Mix, SearchError, SearchRequest, Store, VectorName};
 pub use tower::{Tower, TowerError};

@@ -48,11 +48,31 @@ pub struct SearchRequest {
     /// The query, `[e]`, of unit length.
     pub vector: Vec<f32>,
     /// The modality the query came from; scores are only comparable per pair of modalities.
+    /// Of a query made of both, the heavier one.
     pub modality: Modality,
+    /// Of a query made of a text and an image, what each has given to `vector`.
+    pub mix: Option<Mix>,
     /// The vectors to compare with.
     pub over: VectorName,
     /// How many hits to return at most.
     pub top_k: usize,
+}
+
+impl SearchRequest {
+    /// A request whose query came from one modality.
+    #[must_use]
+    pub fn new(vector: Vec<f32>, modality: Modality, over: VectorName, top_k: usize) -> Self {
+        Self { vector, modality, mix: None, over, top_k }
+    }
+}
+
+/// A query made of a text and an image: `vector = text · t + image · i` for unit vectors `t`, `i`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mix {
+    /// The coefficient of the text's vector.
+    pub text: f32,
+    /// The coefficient of the image's vector.
+    pub image: f32,
 }
 
 /// One part's share in a hit.
@@ -62,6 +82,9 @@ pub struct Leg {
     pub vector: VectorName,
     /// Cosine similarity, -1 to 1.
     pub cosine: f32,
+    /// The cosine on a scale comparable across modalities, where the store has one for this query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibrated: Option<f32>,
 }
 
 /// One found item.
@@ -117,4 +140,16 @@ pub enum SearchError {
     /// Query vectors must be finite.
     #[error("the query vector has a value that is not finite")]
     NotFinite,
+    /// Query vectors must be of unit length.
+    #[error("the query vector has length {length}, not 1")]
+    NotUnit {
+        /// The length found.
+        length: f64,
+    },
+    /// What the store holds of an item cannot be read; the store is damaged.
+    #[error("item {item} of the store cannot be read")]
+    Damaged {
+        /// Position of the item, in the order of insertion.
+        item: usize,
+    },
 }
