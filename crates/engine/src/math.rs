@@ -1,0 +1,205 @@
+//! Elementary functions that vectorise, and the activations made of them.
+//!
+//! In:  one `f32`. Out: one `f32`, branch-free, so that loops over them become vector code.
+//! Accuracy against `f64` is tested at the end of this file.
+
+use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+
+use serde::{Deserialize, Serialize};
+
+/// A pointwise non-linearity, fused behind a linear or convolution operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `z`
+    Identity,
+    /// `min(max(z, 0), 6)`
+    Relu6,
+    /// `z · Φ(z)`, the exact form (Hendrycks & Gimpel 2016).
+    Gelu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+    /// `z · σ(1.702 z)`, CLIP's.
+    QuickGelu,
+}
+
+impl Activation {
+    /// Whether the derivative can be told from the output alone, so that `z` need not be kept.
+    pub(crate) fn derivative_from_output(self) -> bool {
+        match self {
+            Self::Identity | Self::Relu6 => true,
+            Self::Gelu | Self::GeluTanh | Self::QuickGelu => false,
+        }
+    }
+
+    /// Applies it to every value in place. Call inside [`crate::vectorize`].
+    #[inline(always)]
+    pub(crate) fn apply(self, z: &mut [f32]) {
+        match self {
+            Self::Identity => {}
+            Self::Relu6 => z.iter_mut().for_each(|z| *z = relu6(*z)),
+            Self::Gelu => z.iter_mut().for_each(|z| *z *= normal_cdf(*z)),
+            Self::GeluTanh => z.iter_mut().for_each(|z| *z *= gelu_tanh_gate(*z)),
+            Self::QuickGelu => z.iter_mut().for_each(|z| *z *= sigmoid(1.702 * *z)),
+        }
+    }
+
+    /// Multiplies `gradient` by the derivative at `kept`: the outputs where
+    /// [`Activation::derivative_from_output`], else the inputs.
+    #[inline(always)]
+    pub(crate) fn scale_gradient(self, gradient: &mut [f32], kept: &[f32]) {
+        let pairs = gradient.iter_mut().zip(kept);
+        match self {
+            Self::Identity => {}
+            Self::Relu6 => {
+                pairs.for_each(|(g, y)| *g = if *y > 0.0 && *y < 6.0 { *g } else { 0.0 })
+            }
+            Self::Gelu => pairs.for_each(|(g, z)| *g *= gelu_derivative(*z)),
+            Self::GeluTanh => pairs.for_each(|(g, z)| *g *= gelu_tanh_derivative(*z)),
+            Self::QuickGelu => pairs.for_each(|(g, z)| {
+                let s = sigmoid(1.702 * *z);
+                *g *= s + 1.702 * *z * s * (1.0 - s);
+            }),
+        }
+    }
+}
+
+#[inline(always)]
+fn relu6(z: f32) -> f32 {
+    let z = if z > 0.0 { z } else { 0.0 };
+    if z < 6.0 { z } else { 6.0 }
+}
+
+/// `e^x`, relative error below 2e-7; saturates outside ±87.
+///
+/// Cephes' range reduction and polynomial, with the exponent taken from the bits of a shifted sum.
+#[inline(always)]
+#[expect(clippy::excessive_precision, reason = "the constants are Cephes' as published")]
+pub(crate) fn exp(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer in the low bits
+    let x = if x > 88.0 { 88.0 } else { x };
+    let x = if x < -87.0 { -87.0 } else { x };
+    let shifted = x * LOG2_E + SHIFT;
+    let n = shifted - SHIFT;
+    let r = x - n * 0.693_359_375 + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_15e-4_f32;
+    for c in [1.398_199_95e-3, 8.333_451_9e-3, 4.166_579_6e-2, 1.666_666_55e-1, 5.000_000_1e-1] {
+        p = p * r + c;
+    }
+    let p = p * r * r + r + 1.0;
+    let two_to_n = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    p * two_to_n
+}
+
+/// `1 / (1 + e^-x)`
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// The normal distribution function Φ, absolute error below 2e-7.
+///
+/// Source: Abramowitz & Stegun 7.1.26 for erf.
+#[inline(always)]
+fn normal_cdf(x: f32) -> f32 {
+    let z = x.abs() * FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let mut p = 1.061_405_4_f32;
+    for c in [-1.453_152_1, 1.421_413_8, -0.284_496_74, 0.254_829_6] {
+        p = p * t + c;
+    }
+    let tail = 0.5 * p * t * exp(-z * z);
+    if x > 0.0 { 1.0 - tail } else { tail }
+}
+
+#[inline(always)]
+fn gelu_derivative(z: f32) -> f32 {
+    const INV_SQRT_TAU: f32 = 0.398_942_3;
+    normal_cdf(z) + z * INV_SQRT_TAU * exp(-0.5 * z * z)
+}
+
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+const CUBIC: f32 = 0.044_715;
+
+/// `(1 + tanh u) / 2 = σ(2u)` with `u = √(2/π) (z + 0.044715 z³)`
+#[inline(always)]
+fn gelu_tanh_gate(z: f32) -> f32 {
+    sigmoid(2.0 * SQRT_2_OVER_PI * (z + CUBIC * z * z * z))
+}
+
+#[inline(always)]
+fn gelu_tanh_derivative(z: f32) -> f32 {
+    let gate = gelu_tanh_gate(z);
+    gate + z * gate * (1.0 - gate) * 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * z * z)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Φ by its series (|x| small) or continued integration in f64: the oracle.
+    fn normal_cdf_f64(x: f64) -> f64 {
+        let steps = 4000;
+        let width = x / f64::from(steps);
+        let density = |t: f64| (-0.5 * t * t).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        // Simpson's rule from 0 to x.
+        let inner: f64 = (1..steps)
+            .map(|i| density(width * f64::from(i)) * if i % 2 == 1 { 4.0 } else { 2.0 })
+            .sum();
+        0.5 + (density(0.0) + inner + density(x)) * width / 3.0
+    }
+
+    #[test]
+    fn exp_agrees_with_f64() {
+        for i in -8700..8800 {
+            let x = i as f32 * 0.01;
+            let relative = f64::from(exp(x)) / f64::from(x).exp() - 1.0;
+            assert!(relative.abs() < 2e-7, "exp({x}) is off by {relative}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e4) < 1e-37 && exp(1e4) > 1e38, "saturates");
+    }
+
+    #[test]
+    fn gelu_agrees_with_f64() {
+        for i in -800..=800 {
+            let x = i as f32 * 0.01;
+            let mut y = [x];
+            Activation::Gelu.apply(&mut y);
+            let expected = f64::from(x) * normal_cdf_f64(f64::from(x));
+            assert!((f64::from(y[0]) - expected).abs() < 5e-7 * (1.0 + expected.abs()), "at {x}");
+        }
+    }
+
+    #[test]
+    fn derivatives_agree_with_finite_differences() {
+        use Activation::{Gelu, GeluTanh, Identity, QuickGelu, Relu6};
+        for activation in [Identity, Relu6, Gelu, GeluTanh, QuickGelu] {
+            for i in -40..=70 {
+                let x = i as f32 * 0.1 + 0.033;
+                let at = |x: f32| {
+                    let mut y = [x];
+                    activation.apply(&mut y);
+                    y[0]
+                };
+                let step = 1e-2;
+                let numeric = (at(x + step) - at(x - step)) / (2.0 * step);
+                let kept = if activation.derivative_from_output() { at(x) } else { x };
+                let mut gradient = [1.0];
+                activation.scale_gradient(&mut gradient, &[kept]);
+                assert!((gradient[0] - numeric).abs() < 2e-3, "{activation:?} at {x}");
+            }
+        }
+    }
+
+    #[test]
+    fn stays_finite_far_out() {
+        use Activation::{Gelu, GeluTanh, QuickGelu};
+        for activation in [Gelu, GeluTanh, QuickGelu] {
+            let mut y = [-1e4, -100.0, 0.0, 100.0, 1e4];
+            activation.apply(&mut y);
+            assert_eq!((y[2], y[3], y[4]), (0.0, 100.0, 1e4));
+            assert!(y[0].abs() < 1e-3 && y[1].abs() < 1e-3, "{activation:?}: {y:?}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Linear layer with its epilogue: `y = act(x · (s ∘ W)ᵀ + b)`.
+//!
+//! The optional per-row scale `s` is a folded batch norm: the product runs on `s ∘ W`, so it costs
+//! nothing per sample, while training still sees `W` at its own magnitude.
+//! Backward, with `g = dy ∘ act'`: `dW = s ∘ (gᵀ x)`, `ds = Σₖ W ∘ (gᵀ x)`, `db = Σₘ g`,
+//! `dx = g · (s ∘ W)`.
+
+use crate::{
+    Activation, Exec, MatMut, MatRef, ParamId, Tensor, matmul, simd,
+    tape::{Backward, BackwardPass},
+    tensor::Buffer,
+    vectorize,
+};
+
+/// The parameters of a linear layer.
+#[derive(Debug, Clone, Copy)]
+pub struct LinearParams {
+    /// `[n, k]`, as PyTorch stores it.
+    pub weight: ParamId,
+    /// `[n]`: a factor per output, from a folded batch norm.
+    pub scale: Option<ParamId>,
+    /// `[n]`
+    pub bias: Option<ParamId>,
+}
+
+impl LinearParams {
+    fn ids(self) -> impl Iterator<Item = ParamId> {
+        [Some(self.weight), self.scale, self.bias].into_iter().flatten()
+    }
+}
+
+impl Exec<'_> {
+    /// Applies a linear layer and an activation.
+    ///
+    /// # Shapes
+    /// `x`: `[m, k]`, result: `[m, n]`.
+    ///
+    /// # Panics
+    /// When the weight has not `n · k` values for the given `n`.
+    #[must_use]
+    pub fn linear(&self, x: &Tensor, p: LinearParams, activation: Activation) -> Tensor {
+        let (m, k) = (x.rows(), x.cols());
+        let weight = self.value(p.weight);
+        let n = weight.len() / k;
+        let scaled = p.scale.map(|s| {
+            let mut scaled = self.take(n * k);
+            scale_rows(scaled.as_mut(), weight, self.value(s), k);
+            scaled
+        });
+        let effective = scaled.as_ref().map_or(weight, AsRef::as_ref);
+        let mut y = self.take(m * n);
+        matmul(
+            &mut MatMut::new(y.as_mut(), m, n),
+            MatRef::new(x.values(), m, k),
+            MatRef::new(effective, n, k).transposed(),
+            false,
+        );
+        let ids: Vec<_> = p.ids().collect();
+        let records = self.records(&[x], &ids);
+        let keep_z = records && !activation.derivative_from_output();
+        let mut z = keep_z.then(|| self.take(m * n));
+        let bias = p.bias.map(|b| self.value(b));
+        epilogue(&mut y, z.as_mut(), bias, n, activation);
+        let y = Tensor::new(m, n, y, None);
+        let backward = records.then(|| {
+            let kept = match z {
+                Some(z) => Tensor::new(m, n, z, None),
+                None => y.clone(),
+            };
+            Box::new(Linear { x: x.clone(), kept, scaled, p, activation }) as Box<dyn Backward>
+        });
+        self.record(y, backward)
+    }
+}
+
+/// `out = s ∘ w`, a factor per row of length `k`.
+fn scale_rows(out: &mut [f32], w: &[f32], s: &[f32], k: usize) {
+    vectorize(|| {
+        for ((out, w), s) in out.chunks_exact_mut(k).zip(w.chunks_exact(k)).zip(s) {
+            for (o, w) in out.iter_mut().zip(w) {
+                *o = w * s;
+            }
+        }
+    });
+}
+
+/// Adds the bias, keeps `z` if asked, applies the activation.
+pub(crate) fn epilogue(
+    y: &mut Buffer,
+    z: Option<&mut Buffer>,
+    bias: Option<&[f32]>,
+    n: usize,
+    activation: Activation,
+) {
+    if let Some(bias) = bias {
+        simd::for_row_blocks(y.as_mut(), n, |_, y| {
+            for y in y.chunks_exact_mut(n) {
+                simd::add_assign(y, bias);
+            }
+            if z.is_none() {
+                activation.apply(y);
+            }
+        });
+    } else if z.is_none() && activation != Activation::Identity {
+        simd::for_row_blocks(y.as_mut(), n, |_, y| activation.apply(y));
+    }
+    if let Some(z) = z {
+        z.as_mut().copy_from_slice(y.as_ref());
+        simd::for_row_blocks(y.as_mut(), n, |_, y| activation.apply(y));
+    }
+}
+
+/// `dy ∘ act'` in place, and the sum of its rows into the bias gradient.
+pub(crate) fn activation_backward(
+    cx: &mut BackwardPass<'_>,
+    dy: &mut Buffer,
+    kept: &Tensor,
+    activation: Activation,
+    bias: Option<ParamId>,
+) {
+    let (n, kept) = (kept.cols(), kept.values());
+    if activation != Activation::Identity {
+        simd::for_row_blocks(dy.as_mut(), n, |row, dy| {
+            activation.scale_gradient(dy, &kept[row * n..row * n + dy.len()]);
+        });
+    }
+    if let Some((_, db)) = bias.and_then(|b| cx.trained(b)) {
+        let g = dy.as_ref();
+        simd::sum_row_blocks(g.len() / n, n, db, |first, rows, db| {
+            for g in g[first * n..(first + rows) * n].chunks_exact(n) {
+                simd::add_assign(db, g);
+            }
+        });
+    }
+}
+
+struct Linear {
+    x: Tensor,
+    kept: Tensor,
+    scaled: Option<Buffer>,
+    p: LinearParams,
+    activation: Activation,
+}
+
+impl Backward for Linear {
+    fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, mut dy: Buffer) {
+        let (m, k, n) = (self.x.rows(), self.x.cols(), self.kept.cols());
+        activation_backward(cx, &mut dy, &self.kept, self.activation, self.p.bias);
+        let g = MatRef::new(dy.as_ref(), m, n);
+        let x = MatRef::new(self.x.values(), m, k);
+        match self.p.scale {
+            None => {
+                if let Some((_, dw)) = cx.trained(self.p.weight) {
+                    matmul(&mut MatMut::new(dw, n, k), g.transposed(), x, true);
+                }
+            }
+            Some(scale) => scaled_weight_backward(cx, self.p.weight, scale, g, x, (n, k)),
+        }
+        if let Some(input) = self.x.node() {
+            let mut dx = cx.pool().take(m * k);
+            let w = self.scaled.as_ref().map_or_else(|| cx.value(self.p.weight), AsRef::as_ref);
+            matmul(&mut MatMut::new(dx.as_mut(), m, k), g, MatRef::new(w, n, k), false);
+            cx.give(input, dx);
+        }
+    }
+}
+
+fn scaled_weight_backward(
+    cx: &mut BackwardPass<'_>,
+    weight: ParamId,
+    scale: ParamId,
+    g: MatRef<'_>,
+    x: MatRef<'_>,
+    (n, k): (usize, usize),
+) {
+    if cx.trained(weight).is_none() && cx.trained(scale).is_none() {
+        return;
+    }
+    let mut product = cx.pool().take(n * k);
+    matmul(&mut MatMut::new(product.as_mut(), n, k), g.transposed(), x, false);
+    give_scaled(cx, weight, scale, product.as_ref(), k);
+}
+
+/// From `gᵀ x`, the gradients of `W` and of its row factors.
+fn give_scaled(
+    cx: &mut BackwardPass<'_>,
+    weight: ParamId,
+    scale: ParamId,
+    product: &[f32],
+    k: usize,
+) {
+    let factors: Vec<f32> = cx.value(scale).to_vec();
+    if let Some((_, dw)) = cx.trained(weight) {
+        vectorize(|| {
+            for ((dw, p), s) in dw.chunks_exact_mut(k).zip(product.chunks_exact(k)).zip(&factors) {
+                for (dw, p) in dw.iter_mut().zip(p) {
+                    *dw += p * s;
+                }
+            }
+        });
+    }
+    let sums: Vec<f32> = vectorize(|| {
+        let rows = cx.value(weight).chunks_exact(k).zip(product.chunks_exact(k));
+        rows.map(|(w, p)| simd::dot(w, p)).collect()
+    });
+    if let Some((_, ds)) = cx.trained(scale) {
+        simd::add_assign(ds, &sums);
+    }
+}

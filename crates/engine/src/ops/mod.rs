@@ -1,0 +1,11 @@
+//! The operations, one file each: forward, backward and what must be kept between them.
+
+pub(crate) mod add;
+pub(crate) mod attention;
+pub(crate) mod convolution;
+pub(crate) mod embedding;
+pub(crate) mod layer_norm;
+pub(crate) mod linear;
+pub(crate) mod normalize;
+pub(crate) mod pool;
+pub(crate) mod tokens;

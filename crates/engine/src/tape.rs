@@ -1,0 +1,113 @@
+//! The tape: what a forward pass must remember, and the way back.
+//!
+//! In:  nodes pushed by the operations of a recording [`crate::Exec`], in order.
+//! Out: gradients of the parameters, by walking the nodes once in reverse.
+//! Not here: any derivative; each operation's stands beside its forward, in `ops`.
+
+use conjoin_core::{Gradients, Parameter};
+
+use crate::{
+    exec::ParamId,
+    simd,
+    tensor::{Buffer, Pool, Tensor},
+};
+
+/// A place on the tape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeId(usize);
+
+/// The backward of one recorded operation.
+pub(crate) trait Backward: Send {
+    /// Takes `dL/dy` of the operation's output and gives `dL/dx` to its inputs and parameters.
+    fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, dy: Buffer);
+}
+
+/// The record of one forward pass.
+#[derive(Default)]
+pub struct Tape {
+    nodes: Vec<Box<dyn Backward>>,
+}
+
+impl std::fmt::Debug for Tape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tape({} nodes)", self.nodes.len())
+    }
+}
+
+impl Tape {
+    pub(crate) fn push(&mut self, node: Box<dyn Backward>) -> NodeId {
+        self.nodes.push(node);
+        NodeId(self.nodes.len() - 1)
+    }
+
+    /// Adds to `into` the gradients of the parameters, given `dL/dy` for the tensor `y` of this pass.
+    ///
+    /// # Shapes
+    /// `dy`: as `y`.
+    ///
+    /// # Panics
+    /// When `dy` has not the size of `y`.
+    pub fn backward(
+        self,
+        y: &Tensor,
+        dy: &[f32],
+        parameters: &[Parameter],
+        pool: &Pool,
+        into: &mut Gradients,
+    ) {
+        assert_eq!(dy.len(), y.values().len(), "a gradient of the size of its tensor");
+        let Some(NodeId(last)) = y.node() else { return };
+        let mut cx = BackwardPass {
+            waiting: (0..self.nodes.len()).map(|_| None).collect(),
+            parameters,
+            gradients: into,
+            pool: pool.clone(),
+        };
+        let mut seed = pool.take(dy.len());
+        seed.as_mut().copy_from_slice(dy);
+        cx.waiting[last] = Some(seed);
+        for (idx, node) in self.nodes.into_iter().enumerate().rev() {
+            if let Some(dy) = cx.waiting[idx].take() {
+                node.backward(&mut cx, dy);
+            }
+        }
+    }
+}
+
+/// The state of a backward pass.
+pub(crate) struct BackwardPass<'a> {
+    waiting: Vec<Option<Buffer>>,
+    parameters: &'a [Parameter],
+    gradients: &'a mut Gradients,
+    pool: Pool,
+}
+
+impl BackwardPass<'_> {
+    pub(crate) fn pool(&self) -> Pool {
+        self.pool.clone()
+    }
+
+    /// The numbers of a parameter.
+    pub(crate) fn value(&self, id: ParamId) -> &[f32] {
+        &self.parameters[id.0].value
+    }
+
+    /// A parameter's numbers and its gradient to add to; `None` when it is frozen.
+    pub(crate) fn trained(&mut self, id: ParamId) -> Option<(&[f32], &mut [f32])> {
+        let gradient = self.gradients.get_mut(id.0)?;
+        Some((&self.parameters[id.0].value, gradient))
+    }
+
+    /// Hands `dL/dx` to the operation that made `x`; adds if it already has some.
+    pub(crate) fn give(&mut self, x: NodeId, dx: Buffer) {
+        match &mut self.waiting[x.0] {
+            Some(sum) => {
+                let dx = dx.as_ref();
+                simd::for_row_blocks(sum.as_mut(), 1, |first, sum| {
+                    simd::add_assign(sum, &dx[first..first + sum.len()]);
+                });
+            }
+            empty @ None => *empty = Some(dx),
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! Every operation against a plain f64 forward: its output, and its gradients by finite differences.
+//!
+//! For random `dy`, `L = Σ y ∘ dy` is computed by the plain f64 code; central differences of `L` in
+//! every input and parameter must equal what the tape gives. Tolerances: outputs 1e-5 and gradients
+//! 2e-4, relative to the largest value of the tensor.
+
+use std::sync::Arc;
+
+use conjoin_core::{Gradients, Parameter, Seed};
+use conjoin_engine::{
+    Activation, AttentionSpec, Exec, ImageShape, LinearParams, Mask, ParamId, Pool, Pooling,
+    Tensor, TokenTables,
+};
+use rand::Rng;
+
+/// Plain code: parameters in f64 to the output in f64.
+type Plain<'a> = &'a dyn Fn(&[Vec<f64>]) -> Vec<f64>;
+/// The engine: a recording pass and the first tensor (parameter 0 passed through) to the output.
+type Fast<'a> = &'a dyn Fn(&Exec<'_>, &Tensor) -> Tensor;
+
+fn random(n: usize, seed: u64) -> Vec<f32> {
+    let mut rng = Seed(seed).rng();
+    (0..n).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+fn parameter(value: Vec<f32>) -> Parameter {
+    Parameter { name: String::new(), shape: vec![value.len()], value, decay: false, frozen: false }
+}
+
+/// `x` becomes a node of the tape by a product with the identity, so that its gradient is seen as
+/// that of a parameter: `I · Xᵀᵀ` with `X` the weight.
+fn input(exec: &Exec<'_>, pool: &Pool, id: usize, rows: usize, parameters: &[Parameter]) -> Tensor {
+    let cols = parameters[id].value.len() / rows;
+    let mut identity = vec![0.0; cols * cols];
+    (0..cols).for_each(|i| identity[i * cols + i] = 1.0);
+    // linear gives identity · Wᵀ = Wᵀ with W the [rows, cols] values; shape [cols, rows].
+    let eye = pool.tensor(cols, cols, &identity);
+    let p = LinearParams { weight: ParamId(id), scale: None, bias: None };
+    let transposed = exec.linear(&eye, p, Activation::Identity);
+    assert_eq!((transposed.rows(), transposed.cols()), (cols, rows));
+    transposed
+}
+
+/// Checks output and gradients. Parameter 0 holds `xᵀ` of the first input, `[cols, rows]`.
+#[track_caller]
+fn check(values: Vec<Vec<f32>>, x_shape: (usize, usize), plain: Plain<'_>, fast: Fast<'_>) {
+    let (rows, cols) = x_shape;
+    let parameters: Vec<_> = values.into_iter().map(parameter).collect();
+    let pool = Pool::default();
+    let exec = Exec::recording(&parameters, &pool);
+    assert_eq!(parameters[0].value.len(), rows * cols);
+    let x = input(&exec, &pool, 0, cols, &parameters);
+    let y = fast(&exec, &x);
+    let without_tape = {
+        let exec = Exec::inferring(&parameters, &pool);
+        let x = input(&exec, &pool, 0, cols, &parameters);
+        fast(&exec, &x)
+    };
+    assert_eq!(y.values(), without_tape.values(), "recording changes nothing");
+
+    let wide: Vec<Vec<f64>> =
+        parameters.iter().map(|p| p.value.iter().map(|v| f64::from(*v)).collect()).collect();
+    let expected = plain(&wide);
+    let as_f64 = |v: &[f32]| v.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+    assert_close("output", &as_f64(y.values()), &expected, 1e-5);
+
+    let dy = random(expected.len(), 99);
+    let loss = |p: &[Vec<f64>]| -> f64 {
+        plain(p).iter().zip(&dy).map(|(y, dy)| y * f64::from(*dy)).sum()
+    };
+    let mut gradients = Gradients::zeros(&parameters);
+    let tape = exec.into_tape();
+    tape.backward(&y, &dy, &parameters, &pool, &mut gradients);
+    for (id, gradient) in gradients.iter().enumerate() {
+        let numeric: Vec<f64> = (0..gradient.len())
+            .map(|i| {
+                let step = 1e-4;
+                let mut moved = wide.clone();
+                moved[id][i] += step;
+                let up = loss(&moved);
+                moved[id][i] -= 2.0 * step;
+                (up - loss(&moved)) / (2.0 * step)
+            })
+            .collect();
+        assert_close(&format!("gradient {id}"), &as_f64(gradient), &numeric, 2e-4);
+    }
+}
+
+#[track_caller]
+fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}: size");
+    let largest = expected.iter().fold(1e-3, |m: f64, v| m.max(v.abs()));
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f - e).abs() <= tolerance * largest, "{what}[{i}]: {f} for {e}");
+    }
+}
+
+/// `[n, m]` to `[m, n]`
+fn transpose(x: &[f64], n: usize) -> Vec<f64> {
+    let m = x.len() / n;
+    (0..m).flat_map(|j| (0..n).map(move |i| x[i * m + j])).collect()
+}
+
+fn activate(activation: Activation, z: f64) -> f64 {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    match activation {
+        Activation::Identity => z,
+        Activation::Relu6 => z.clamp(0.0, 6.0),
+        Activation::Gelu => z * normal_cdf(z),
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044715 * z.powi(3));
+            0.5 * z * (1.0 + u.tanh())
+        }
+        Activation::QuickGelu => z * sigmoid(1.702 * z),
+    }
+}
+
+/// Φ by its power series; exact to 1e-12 for |x| < 5.
+fn normal_cdf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    0.5 + sum * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
+}
+
+/// `act(x · (s ∘ W)ᵀ + b)`, `x`: `[m, k]`.
+fn linear(
+    x: &[f64],
+    w: &[f64],
+    s: Option<&[f64]>,
+    b: Option<&[f64]>,
+    (m, k): (usize, usize),
+    activation: Activation,
+) -> Vec<f64> {
+    let n = w.len() / k;
+    let mut y = vec![0.0; m * n];
+    for i in 0..m {
+        for j in 0..n {
+            let dot: f64 = (0..k).map(|l| x[i * k + l] * w[j * k + l]).sum();
+            let z = dot * s.map_or(1.0, |s| s[j]) + b.map_or(0.0, |b| b[j]);
+            y[i * n + j] = activate(activation, z);
+        }
+    }
+    y
+}
+
+const ALL: [Activation; 5] = [
+    Activation::Identity,
+    Activation::Relu6,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::QuickGelu,
+];
+
+#[test]
+fn grad_linear() {
+    let (m, k, n) = (5, 7, 6);
+    for activation in ALL {
+        let values = vec![random(m * k, 1), random(n * k, 2), random(n, 3), random(n, 4)];
+        let p =
+            LinearParams { weight: ParamId(1), scale: Some(ParamId(2)), bias: Some(ParamId(3)) };
+        check(
+            values.clone(),
+            (m, k),
+            &|p| linear(&transpose(&p[0], k), &p[1], Some(&p[2]), Some(&p[3]), (m, k), activation),
+            &|exec, x| exec.linear(x, p, activation),
+        );
+        check(
+            values[..2].to_vec(),
+            (m, k),
+            &|p| linear(&transpose(&p[0], k), &p[1], None, None, (m, k), activation),
+            &|exec, x| exec.linear(x, LinearParams { scale: None, bias: None, ..p }, activation),
+        );
+    }
+}
+
+#[test]
+fn grad_add_where_one_tensor_is_used_twice() {
+    check(
+        vec![random(12, 1)],
+        (3, 4),
+        &|p| transpose(&p[0], 4).iter().map(|x| 3.0 * x).collect(),
+        &|exec, x| exec.add(&exec.add(x, x), x),
+    );
+}
+
+#[test]
+fn grad_layer_norm() {
+    for d in [3, 16, 37] {
+        let m = 4;
+        check(
+            vec![random(m * d, 1), random(d, 2), random(d, 3)],
+            (m, d),
+            &|p| {
+                let x = transpose(&p[0], d);
+                x.chunks(d)
+                    .flat_map(|x| {
+                        let mean = x.iter().sum::<f64>() / d as f64;
+                        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
+                        let r = 1.0 / (variance + 1e-5).sqrt();
+                        (0..d)
+                            .map(move |i| (x[i] - mean) * r * p[1][i] + p[2][i])
+                            .collect::<Vec<_>>()
+                    })
+                    .collect()
+            },
+            &|exec, x| exec.layer_norm(x, ParamId(1), ParamId(2), 1e-5),
+        );
+    }
+}
+
+#[test]
+fn grad_normalize() {
+    check(
+        vec![random(4 * 19, 1)],
+        (4, 19),
+        &|p| {
+            transpose(&p[0], 19)
+                .chunks(19)
+                .flat_map(|x| {
+                    let norm = x.iter().map(|x| x * x).sum::<f64>().sqrt();
+                    x.iter().map(move |x| x / norm)
+                })
+                .collect()
+        },
+        &|exec, x| exec.normalize(x),
+    );
+}
+
+#[test]
+fn normalizing_a_zero_row_stays_finite() {
+    let (parameters, pool) = (vec![parameter(vec![0.0; 4])], Pool::default());
+    let exec = Exec::inferring(&parameters, &pool);
+    assert_eq!(exec.normalize(&pool.tensor(1, 4, &[0.0; 4])).values(), [0.0; 4]);
+}
+
+#[test]
+fn grad_pool_sequences() {
+    let offsets: Arc<[usize]> = Arc::new([0, 1, 4, 9]);
+    let d = 5;
+    for pooling in [Pooling::Mean, Pooling::First, Pooling::Last] {
+        let plain = |p: &[Vec<f64>]| -> Vec<f64> {
+            let x = transpose(&p[0], d);
+            let pool = |s: &[usize]| -> Vec<f64> {
+                let (start, end) = match pooling {
+                    Pooling::Mean => (s[0], s[1]),
+                    Pooling::First => (s[0], s[0] + 1),
+                    Pooling::Last => (s[1] - 1, s[1]),
+                };
+                let mean = |j: usize| (start..end).map(|i| x[i * d + j]).sum::<f64>();
+                (0..d).map(|j| mean(j) / (end - start) as f64).collect()
+            };
+            offsets.windows(2).flat_map(pool).collect()
+        };
+        check(vec![random(9 * d, 1)], (9, d), &plain, &|exec, x| {
+            exec.pool_sequences(x, &offsets, pooling)
+        });
+    }
+}
+
+/// Plain attention of one sequence and head; `q`, `k`, `v` as closures of (token, channel).
+fn attend(t: usize, c: usize, mask: Mask, at: impl Fn(usize, usize, usize) -> f64) -> Vec<f64> {
+    let mut out = vec![0.0; t * c];
+    for i in 0..t {
+        let seen = match mask {
+            Mask::Bidirectional => t,
+            Mask::Causal => i + 1,
+        };
+        let scores: Vec<f64> = (0..seen)
+            .map(|j| (0..c).map(|x| at(0, i, x) * at(1, j, x)).sum::<f64>() / (c as f64).sqrt())
+            .collect();
+        let total: f64 = scores.iter().map(|s| s.exp()).sum();
+        for (j, s) in scores.iter().enumerate() {
+            for x in 0..c {
+                out[i * c + x] += s.exp() / total * at(2, j, x);
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn grad_attention() {
+    // (offsets, heads, width per head): odd sizes, one token, and blocks wider than a register tile.
+    let cases: [(&[usize], usize, usize); 3] =
+        [(&[0, 1, 4, 9], 2, 3), (&[0, 5], 1, 8), (&[0, 37, 40], 2, 10)];
+    for (offsets, heads, c) in cases {
+        for mask in [Mask::Bidirectional, Mask::Causal] {
+            let offsets: Arc<[usize]> = offsets.into();
+            let (tokens, d) = (offsets[offsets.len() - 1], heads * c);
+            let plain = |p: &[Vec<f64>]| -> Vec<f64> {
+                let qkv = transpose(&p[0], 3 * d);
+                let mut out = vec![0.0; tokens * d];
+                for s in offsets.windows(2) {
+                    for head in 0..heads {
+                        let value = attend(s[1] - s[0], c, mask, |block, token, x| {
+                            qkv[(s[0] + token) * 3 * d + block * d + head * c + x]
+                        });
+                        for (i, v) in value.iter().enumerate() {
+                            out[(s[0] + i / c) * d + head * c + i % c] = *v;
+                        }
+                    }
+                }
+                out
+            };
+            check(vec![random(tokens * 3 * d, 1)], (tokens, 3 * d), &plain, &|exec, x| {
+                exec.attention(x, &offsets, AttentionSpec { heads, mask })
+            });
+        }
+    }
+}
+
+#[test]
+fn grad_embed_tokens() {
+    let (ids, offsets): (Arc<[u32]>, Arc<[usize]>) =
+        (Arc::new([3, 0, 3, 1, 2]), Arc::new([0, 2, 5]));
+    let d = 4;
+    check(
+        // Parameter 0 is only the harness' input; it takes no part.
+        vec![vec![0.5], random(5 * d, 1), random(3 * d, 2), random(2 * d, 3)],
+        (1, 1),
+        &|p| {
+            let at = [0, 1, 0, 1, 2];
+            ids.iter()
+                .zip(at)
+                .flat_map(|(id, position)| {
+                    (0..d)
+                        .map(move |j| p[1][*id as usize * d + j] + p[2][position * d + j] + p[3][j])
+                })
+                .collect()
+        },
+        &|exec, _| {
+            let tables = TokenTables {
+                tokens: ParamId(1),
+                positions: Some(ParamId(2)),
+                types: Some(ParamId(3)),
+            };
+            exec.embed_tokens(&ids, &offsets, tables, d)
+        },
+    );
+}
+
+#[test]
+fn grad_image_tokens() {
+    let (b, p, d) = (2, 3, 4);
+    check(
+        vec![random(b * p * d, 1), random(d, 2), random((p + 1) * d, 3)],
+        (b * p, d),
+        &|v| {
+            let x = transpose(&v[0], d);
+            let token = |image: usize, token: usize, j: usize| match token {
+                0 => v[1][j],
+                _ => x[(image * p + token - 1) * d + j],
+            };
+            let rows = (0..b).flat_map(|image| (0..=p).map(move |t| (image, t)));
+            rows.flat_map(|(i, t)| (0..d).map(move |j| (i, t, j)))
+                .map(|(i, t, j)| token(i, t, j) + v[2][t * d + j])
+                .collect()
+        },
+        &|exec, x| exec.image_tokens(x, b, ParamId(1), ParamId(2)),
+    );
+}
+
+/// TensorFlow's "same": the number of zeros before the first pixel.
+fn before(size: usize, kernel: usize, stride: usize) -> usize {
+    let out = size.div_ceil(stride);
+    ((out - 1) * stride + kernel).saturating_sub(size) / 2
+}
+
+#[test]
+fn grad_depthwise() {
+    for (height, width, c, stride) in [(4, 5, 3, 1), (5, 4, 9, 2), (6, 6, 8, 2), (1, 1, 4, 1)] {
+        let shape = ImageShape { batch: 2, height, width };
+        let (rows, activation) = (shape.rows(), Activation::Relu6);
+        let values = vec![random(rows * c, 1), random(9 * c, 2), random(c, 3), random(c, 4)];
+        let plain = |p: &[Vec<f64>]| -> Vec<f64> {
+            let x = transpose(&p[0], c);
+            let (top, left) = (before(height, 3, stride), before(width, 3, stride));
+            let mut y = Vec::new();
+            for (image, oy) in
+                (0..2).flat_map(|b| (0..height.div_ceil(stride)).map(move |y| (b, y)))
+            {
+                for (ox, j) in (0..width.div_ceil(stride)).flat_map(|x| (0..c).map(move |j| (x, j)))
+                {
+                    let mut z = 0.0;
+                    for (ky, kx) in (0..9).map(|tap| (tap / 3, tap % 3)) {
+                        let (iy, ix) = (oy * stride + ky, ox * stride + kx);
+                        if iy >= top && iy - top < height && ix >= left && ix - left < width {
+                            let row = (image * height + iy - top) * width + ix - left;
+                            z += x[row * c + j] * p[1][(ky * 3 + kx) * c + j];
+                        }
+                    }
+                    y.push(activate(activation, z * p[2][j] + p[3][j]));
+                }
+            }
+            y
+        };
+        let p =
+            LinearParams { weight: ParamId(1), scale: Some(ParamId(2)), bias: Some(ParamId(3)) };
+        check(values, (rows, c), &plain, &|exec, x| {
+            exec.depthwise(x, shape, stride, p, activation)
+        });
+    }
+}
+
+#[test]
+fn unfold_agrees_with_a_plain_loop() {
+    for (height, width, kernel, stride) in [(5, 4, 3, 2), (6, 6, 3, 2), (8, 8, 4, 4), (3, 3, 3, 1)]
+    {
+        let shape = ImageShape { batch: 2, height, width };
+        let x = random(shape.rows() * 3, 1);
+        let (parameters, pool) = (Vec::new(), Pool::default());
+        let exec = Exec::inferring(&parameters, &pool);
+        let y = exec.unfold(&pool.tensor(shape.rows(), 3, &x), shape, kernel, stride);
+        let (top, left) = (before(height, kernel, stride), before(width, kernel, stride));
+        let mut expected = Vec::new();
+        for (image, oy) in (0..2).flat_map(|b| (0..height.div_ceil(stride)).map(move |y| (b, y))) {
+            for ox in 0..width.div_ceil(stride) {
+                for (ky, kx) in (0..kernel * kernel).map(|tap| (tap / kernel, tap % kernel)) {
+                    let (iy, ix) = (oy * stride + ky, ox * stride + kx);
+                    let inside = iy >= top && iy - top < height && ix >= left && ix - left < width;
+                    expected.extend((0..3).map(|c| match inside {
+                        true => x[((image * height + iy - top) * width + ix - left) * 3 + c],
+                        false => 0.0,
+                    }));
+                }
+            }
+        }
+        assert_eq!(y.values(), expected);
+    }
+}
+
+#[test]
+fn a_sequence_never_depends_on_its_batch() {
+    let (d, spec) = (8, AttentionSpec { heads: 2, mask: Mask::Bidirectional });
+    let (parameters, pool) = (Vec::new(), Pool::default());
+    let exec = Exec::inferring(&parameters, &pool);
+    let qkv = random(9 * 3 * d, 5);
+    let all = exec.attention(&pool.tensor(9, 3 * d, &qkv), &vec![0, 2, 9].into(), spec);
+    let alone = exec.attention(&pool.tensor(7, 3 * d, &qkv[2 * 3 * d..]), &vec![0, 7].into(), spec);
+    assert_eq!(&all.values()[2 * d..], alone.values());
+}
+
+#[test]
+fn frozen_parameters_get_no_gradient_and_record_nothing() {
+    let mut parameters = vec![parameter(random(6, 1)), parameter(random(4, 2))];
+    parameters.iter_mut().for_each(|p| p.frozen = true);
+    let pool = Pool::default();
+    let exec = Exec::recording(&parameters, &pool);
+    let x = pool.tensor(2, 3, &random(6, 3));
+    let p = |id| LinearParams { weight: ParamId(id), scale: None, bias: None };
+    let y = exec.linear(&exec.linear(&x, p(0), Activation::Gelu), p(1), Activation::Gelu);
+    let tape = exec.into_tape();
+    assert_eq!(format!("{tape:?}"), "Tape(0 nodes)");
+    let mut gradients = Gradients::zeros(&parameters);
+    tape.backward(&y, &random(y.values().len(), 4), &parameters, &pool, &mut gradients);
+    assert!(gradients.iter().all(<[f32]>::is_empty));
+}
