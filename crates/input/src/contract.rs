@@ -1,0 +1,57 @@
+//! What a model expects of its inputs; stored in every checkpoint.
+//!
+//! In:  the contract part of a checkpoint's description. Out: the checked rules for each modality.
+//! Not here: the tokenizer itself, which is a file of its own beside it (`tokenizer.json`).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ContractError, ImageContract};
+
+/// What a model expects of a text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextContract {
+    /// The most tokens a text is read to, special tokens included.
+    pub max_tokens: usize,
+    /// What stands before a text of a task (`query` -> `"query: "`). Tasks that are missing here
+    /// take the text as it is.
+    pub prompts: BTreeMap<String, String>,
+}
+
+impl TextContract {
+    /// The text with the task's prompt before it.
+    #[must_use]
+    pub fn prompted(&self, task: &str, text: &str) -> String {
+        let prompt = self.prompts.get(task).map_or("", String::as_str);
+        format!("{prompt}{text}")
+    }
+}
+
+/// What a model expects of its inputs, by modality.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputContract {
+    /// The rules for texts, when the model reads texts.
+    pub text: Option<TextContract>,
+    /// The rules for pictures, when the model sees pictures.
+    pub image: Option<ImageContract>,
+}
+
+impl InputContract {
+    /// Checks the values that the types do not. To be called on every contract read from a file.
+    ///
+    /// # Errors
+    /// On the first value out of range.
+    pub fn check(&self) -> Result<(), ContractError> {
+        if let Some(text) = &self.text {
+            let enough = text.max_tokens >= 1;
+            ContractError::check(enough, "text.max_tokens", &text.max_tokens, "at least 1")?;
+        }
+        self.image.as_ref().map_or(Ok(()), ImageContract::check)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Texts to token ids.
+//!
+//! In:  a text. Out: its ids within a number of slots, and how many there would have been.
+//! Not here: prompts and the number of slots (`contract`), the files tokenizers are made from
+//!           (`tokenizer_files`).
+//! Parity: `testdata/parity/tokenise`, ids equal to those of transformers.
+//!
+//! As in the reference, special tokens written in a text (`[SEP]`) count as such.
+
+use rayon::prelude::*;
+use tokenizers::{PaddingParams, PaddingStrategy};
+
+use crate::{TokenizerError, tokenizer_files};
+
+/// Most bytes of a text: far more than any model reads, and tokenised in well under a second.
+/// A longer text is an error; cutting it is the caller's decision.
+pub const MAX_TEXT_BYTES: usize = 1 << 20;
+
+/// Most bytes of a `tokenizer.json`; the largest of known models has 33 MiB.
+const MAX_JSON_BYTES: usize = 128 << 20;
+
+/// The ids of one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// The ids, special tokens included, at most as many as asked for.
+    pub ids: Vec<u32>,
+    /// How many there were before truncation, special tokens included.
+    pub total: usize,
+}
+
+/// Turns texts into token ids. Cheap to share between threads.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    vocabulary_size: usize,
+    /// Special tokens before and after every text.
+    n_before: usize,
+    n_after: usize,
+    pad_id: u32,
+}
+
+impl Tokenizer {
+    /// Reads a Hugging Face `tokenizer.json`. Truncation and padding settings inside are not used:
+    /// the input contract rules.
+    ///
+    /// # Errors
+    /// When the file is too large or not a usable tokenizer.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
+        tokenizer_files::check_size("tokenizer.json", bytes.len(), MAX_JSON_BYTES)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(TokenizerError::Json)?;
+        inner.with_truncation(None).map_err(TokenizerError::Json)?;
+        let stored = inner.get_padding().cloned();
+        inner.with_padding(None);
+        // The special tokens around a text are those the post-processor says it has added.
+        let probe = inner.encode("a", true).map_err(TokenizerError::Json)?;
+        let mask = probe.get_special_tokens_mask();
+        let n_before = mask.iter().take_while(|&&special| special == 1).count();
+        let n_after = mask[n_before..].iter().rev().take_while(|&&special| special == 1).count();
+        let padding = stored.unwrap_or_else(|| default_padding(&inner, probe.get_ids()));
+        let ids = inner.get_vocab(true).into_values().chain(probe.get_ids().iter().copied());
+        let vocabulary_size = ids.max().map_or(0, |id| id as usize + 1);
+        let pad_id = padding.pad_id;
+        // Kept so that it is stored again; a text alone is never padded by it.
+        let strategy = PaddingStrategy::BatchLongest;
+        inner.with_padding(Some(PaddingParams { strategy, pad_to_multiple_of: None, ..padding }));
+        Ok(Self { inner, vocabulary_size, n_before, n_after, pad_id })
+    }
+
+    /// Makes BERT's uncased WordPiece tokenizer from its `vocab.txt`, one token per line.
+    ///
+    /// # Errors
+    /// When the file is too large, no text, has a line twice or lacks a special token.
+    pub fn from_wordpiece(vocab: &[u8]) -> Result<Self, TokenizerError> {
+        Self::from_json(&tokenizer_files::wordpiece(vocab)?)
+    }
+
+    /// Makes CLIP's byte-level BPE tokenizer from its gzipped merges file, with the rules of
+    /// transformers: text is composed (NFC), white space joined and lowercased, nothing repaired.
+    ///
+    /// # Errors
+    /// When the file is too large, no gzipped text, or a line is no merge.
+    pub fn from_clip_merges(gzipped: &[u8]) -> Result<Self, TokenizerError> {
+        Self::from_json(&tokenizer_files::clip(gzipped)?)
+    }
+
+    /// The tokenizer as the bytes of a `tokenizer.json`, always the same for the same tokenizer.
+    ///
+    /// # Panics
+    /// Never: what was read can be written.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        self.inner.to_string(false).expect("a tokenizer holds only plain data").into_bytes()
+    }
+
+    /// One more than the largest id, special tokens included: the rows an embedding table needs.
+    #[must_use]
+    pub fn vocabulary_size(&self) -> usize {
+        self.vocabulary_size
+    }
+
+    /// The id for unused slots: the file's own, else that of `[PAD]` or `<pad>`, else the last
+    /// special token of a text, else 0.
+    #[must_use]
+    pub fn pad_id(&self) -> u32 {
+        self.pad_id
+    }
+
+    /// The ids of a text. If they are more than `max_tokens`, the last ones of the text itself go
+    /// and the special tokens stay, so that the final one is in the last slot.
+    ///
+    /// # Errors
+    /// When the text is longer than [`MAX_TEXT_BYTES`], or `max_tokens` leaves no room for the
+    /// special tokens.
+    pub fn encode(&self, text: &str, max_tokens: usize) -> Result<Tokens, TokenizerError> {
+        let needed = self.n_before + self.n_after;
+        if max_tokens < needed {
+            return Err(TokenizerError::TooFewTokens { found: max_tokens, needed });
+        }
+        if text.len() > MAX_TEXT_BYTES {
+            let (found, limit) = (text.len(), MAX_TEXT_BYTES);
+            return Err(TokenizerError::TextTooLong { found, limit });
+        }
+        let encoding = self.inner.encode_fast(text, true).map_err(TokenizerError::Encode)?;
+        let mut ids = encoding.get_ids().to_vec();
+        let total = ids.len();
+        if total > max_tokens {
+            ids.drain(max_tokens - self.n_after..total - self.n_after);
+        }
+        Ok(Tokens { ids, total })
+    }
+
+    /// The ids of many texts, in their order, one error per text that has one.
+    pub fn encode_batch<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        max_tokens: usize,
+    ) -> Vec<Result<Tokens, TokenizerError>> {
+        texts.par_iter().map(|text| self.encode(text.as_ref(), max_tokens)).collect()
+    }
+}
+
+fn default_padding(inner: &tokenizers::Tokenizer, probe: &[u32]) -> PaddingParams {
+    let named = ["[PAD]", "<pad>"].into_iter().find_map(|token| inner.token_to_id(token));
+    let pad_id = named.or(probe.last().copied()).unwrap_or(0);
+    let pad_token = inner.id_to_token(pad_id).unwrap_or_default();
+    PaddingParams { pad_id, pad_token, ..PaddingParams::default() }
+}
+
+#[cfg(test)]
+mod tests;
