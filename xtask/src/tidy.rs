@@ -45,7 +45,7 @@ impl fmt::Display for Fault {
 
 type Rule = fn(&Tree) -> Vec<Fault>;
 
-const RULES: [(&str, Rule); 11] = [
+const RULES: [(&str, Rule); 12] = [
     ("crates use only what the table allows", edges::own_crates),
     ("heavy dependencies stay in their crate", edges::heavy_dependencies),
     ("every crate takes the workspace's lints", edges::workspace_lints),
@@ -53,6 +53,7 @@ const RULES: [(&str, Rule); 11] = [
     ("every source file opens with what it is", layout::headers),
     ("no source file is too long", layout::lengths),
     ("paths named in documents exist", names::paths),
+    ("paths named in headers exist", names::header_paths),
     ("commands named in documents exist", names::commands),
     ("items named in documents exist", names::items),
     ("no machine paths, nothing unfinished", words::forbidden),

@@ -31,7 +31,8 @@ const HEAVY: [(&str, &[&str]); 11] = [
     ("tokio", &["serve"]),
     ("hyper", &["serve"]),
     ("gemm", &["engine"]),
-    ("pulp", &["engine"]),
+    // Portable SIMD without `unsafe`: resizing and exact search have loops of their own.
+    ("pulp", &["engine", "index", "input"]),
     ("safetensors", &["model"]),
     ("arrow", &["data"]),
     ("parquet", &["data"]),

@@ -58,6 +58,22 @@ pub(super) fn paths(tree: &Tree) -> Vec<Fault> {
     faults
 }
 
+/// Paths in the headers of source files point to something (`Parity: testdata/…` above all).
+pub(super) fn header_paths(tree: &Tree) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (path, text) in tree.ending(".rs").filter(|(path, _)| !path.starts_with("xtask/")) {
+        let header = (1..).zip(text.lines()).take_while(|(_, line)| line.starts_with("//!"));
+        for (number, line) in header {
+            let words =
+                line.split('`').skip(1).step_by(2).map(trimmed).filter(|word| is_path(word));
+            for word in words.filter(|word| !tree.has(word) && !is_placeholder(word)) {
+                faults.push(Fault::at(path, number, format!("`{word}` does not exist")));
+            }
+        }
+    }
+    faults
+}
+
 /// Commands in code are commands of Cargo, of the chores, or of the binary.
 pub(super) fn commands(tree: &Tree) -> Vec<Fault> {
     let known = subcommands(tree);

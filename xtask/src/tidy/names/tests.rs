@@ -77,3 +77,18 @@ fn an_item_that_is_gone_is_a_fault() {
         ],
     );
 }
+
+#[test]
+fn a_header_that_names_a_missing_reference_is_a_fault() {
+    check_faults(
+        header_paths,
+        &[
+            (
+                "crates/a/src/lib.rs",
+                "//! A.\n//! Parity: `testdata/parity/a`, `testdata/parity/b`.\n\n// `testdata/c`\n",
+            ),
+            ("testdata/parity/a/make.py", "\"\"\"A.\"\"\"\n"),
+        ],
+        &["crates/a/src/lib.rs:2: `testdata/parity/b` does not exist"],
+    );
+}
