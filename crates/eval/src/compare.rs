@@ -212,4 +212,4 @@ fn change(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -54,29 +54,21 @@ impl Gate {
     pub fn judge(&self, comparison: &Comparison) -> Result<GateVerdict, GateError> {
         let change = self.primary(comparison)?;
         let gain = self.metric.metric.gain(change.difference);
-        let moved = self.describe(&change);
-        let level = 100.0 * comparison.bootstrap.level;
-        let refuse = |why: String| Ok(GateVerdict { keep: false, sentence: why });
-        if gain <= 0.0 {
-            return refuse(format!("Not kept: {moved}; it did not get better."));
-        }
-        if !change.is_clear() {
-            let range = self.range(&change);
-            return refuse(format!(
-                "Not kept: {moved}, but that is within noise ({level:.0} % interval {range})."
-            ));
-        }
-        if gain < self.min_gain {
-            let least = self.amount(self.min_gain);
-            return refuse(format!("Not kept: {moved}, less than the {least} asked for."));
-        }
-        if let Some(loss) = self.worst_loss(comparison) {
-            return refuse(format!("Not kept: {moved}, but {loss}."));
-        }
-        let range = self.range(&change);
-        let others = self.others(comparison);
-        let sentence = format!("Kept: {moved} ({level:.0} % interval {range}){others}.");
-        Ok(GateVerdict { keep: true, sentence })
+        let moved = self.describe(&change, comparison.bootstrap.level);
+        let refusal = if gain <= 0.0 {
+            Some("so it did not get better".to_owned())
+        } else if !change.is_clear() {
+            Some("which is within noise".to_owned())
+        } else if gain < self.min_gain {
+            Some(format!("less than the {} asked for", self.amount(self.min_gain)))
+        } else {
+            self.worst_loss(comparison)
+        };
+        let sentence = match &refusal {
+            Some(why) => format!("Not kept: {moved}, {why}."),
+            None => format!("Kept: {moved}{}.", self.others(comparison)),
+        };
+        Ok(GateVerdict { keep: refusal.is_none(), sentence })
     }
 
     fn primary(&self, comparison: &Comparison) -> Result<Change, GateError> {
@@ -89,32 +81,26 @@ impl Gate {
         entry.change.ok_or(GateError::NoBefore)
     }
 
-    /// `recall@10 of text_to_image rose from 61.2 % to 68.9 % (+7.7 points)`.
-    fn describe(&self, change: &Change) -> String {
+    /// `recall@10 of search rose from 61.2 % to 68.9 % (+7.7 points; 95 % interval +5.1 to +10.2)`.
+    fn describe(&self, change: &Change, level: f64) -> String {
         let MetricName { task, metric } = &self.metric;
-        let before = metric.display(change.before.value);
-        let after = metric.display(change.before.value + change.difference);
-        let unit = metric.unit();
-        let difference = metric.display_difference(change.difference);
-        let points = metric.difference_unit();
+        let value = |value| format!("{}{}", metric.display(value), metric.unit());
+        let difference = |value| metric.display_difference(value);
+        let (before, after) = (change.before.value, change.before.value + change.difference);
         let verb = match change.difference {
             d if d > 0.0 => "rose",
             d if d < 0.0 => "fell",
-            _ => "stayed",
+            _ => return format!("{metric} of {task} stayed at {}", value(before)),
         };
         format!(
-            "{metric} of {task} {verb} from {before}{unit} to {after}{unit} ({difference} {points})"
-        )
-    }
-
-    fn range(&self, change: &Change) -> String {
-        let metric = self.metric.metric;
-        let show = |value| metric.display_difference(value);
-        format!(
-            "{} to {} {}",
-            show(change.interval.low),
-            show(change.interval.high),
-            metric.difference_unit()
+            "{metric} of {task} {verb} from {} to {} ({} {}; {:.0} % interval {} to {})",
+            value(before),
+            value(after),
+            difference(change.difference),
+            metric.difference_unit(),
+            100.0 * level,
+            difference(change.interval.low),
+            difference(change.interval.high),
         )
     }
 
@@ -145,7 +131,7 @@ impl Gate {
             .filter(|(loss, _)| *loss > self.max_loss)
             .max_by(|(a, _), (b, _)| a.total_cmp(b))?;
         let (loss, limit) = (self.amount(loss), self.amount(self.max_loss));
-        Some(format!("{metric} of {task} got worse by {loss}, and at most {limit} is allowed"))
+        Some(format!("but {metric} of {task} got worse by {loss}, where {limit} are allowed"))
     }
 
     fn others(&self, comparison: &Comparison) -> String {
