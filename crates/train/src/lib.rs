@@ -1,1 +1,42 @@
-//! Losses, GradCache, samplers, schedules, optimisers and exact resume.
+//! Contrastive training of towers that meet only at their embeddings.
+//!
+//! In:  towers ([`conjoin_core::Tower`]), a source of text–image pairs, a [`TrainConfig`].
+//! Out: trained parameters in the towers, `train.jsonl`, training states that resume exactly.
+//! Not here: the towers themselves (`conjoin-model`), reading data (`conjoin-data`), metrics
+//!      (`conjoin-eval`); evaluation during training is a callback.
+
+mod adamw;
+mod config;
+mod error;
+mod grad_cache;
+mod journal;
+mod kernels;
+mod losses;
+mod matmul;
+mod prefetch;
+mod sampler;
+mod schedule;
+mod state;
+mod task;
+#[cfg(test)]
+mod testing;
+mod trainer;
+
+pub use adamw::{AdamW, AdamWConfig, LrMultiplier, clip_factor, grad_norm};
+pub use config::{
+    CheckpointConfig, ChunkConfig, LossConfig, PrefetchConfig, ScalarConfig, TrainConfig,
+};
+pub use error::{
+    ConfigError, ConfigFault, PrefetchError, SamplerError, StateError, StateErrorKind, StepError,
+    TrainError,
+};
+pub use grad_cache::{Embedded, Side, StepOutcome, embed_chunks, step};
+pub use journal::{JOURNAL_FILE, StepLog};
+pub use losses::{
+    FalseNegatives, InfoNce, LossScalar, PairLoss, PairOutcome, Pairs, Reduction, Sigmoid,
+};
+pub use prefetch::{Batches, prefetch};
+pub use sampler::{Sampler, SamplerConfig};
+pub use schedule::{Decay, ScheduleConfig};
+pub use state::{STATE_FORMAT, STATE_VERSION, latest_state};
+pub use trainer::{Ended, NoObserver, Observer, PairBatch, PairSource, Reject, Trainer};

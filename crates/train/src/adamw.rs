@@ -1,0 +1,198 @@
+//! AdamW: adaptive steps with decoupled weight decay.
+//!
+//! In:  parameters, their gradients, a learning rate. Out: updated parameters.
+//! Not here: the learning rate over time (`schedule`).
+//! Source: Loshchilov & Hutter 2019, algorithm 2. Parity: `testdata/parity/adamw`.
+//!
+//! Equal to `torch.optim.AdamW` with two groups (with and without decay). Frozen parameters have
+//! no moments and are never touched.
+
+use conjoin_core::{Gradients, Parameter};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::kernels::{sum_of_squares, vectorized};
+
+/// Elements one task updates: its four arrays fit the second-level cache.
+const CHUNK: usize = 1 << 15;
+
+/// Settings of the optimiser.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay of the running mean and of the running mean of squares, each in `[0, 1)`.
+    pub betas: (f64, f64),
+    /// Added to the root of the mean square, above 0.
+    pub eps: f64,
+    /// Share of a parameter taken away per step, times the learning rate; at least 0.
+    pub weight_decay: f64,
+    /// Factors on the learning rate; of several that fit, the longest prefix counts.
+    pub lr_multipliers: Vec<LrMultiplier>,
+}
+
+/// A factor on the learning rate of all parameters whose name starts with a prefix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LrMultiplier {
+    /// The start of the name (`image.`).
+    pub prefix: String,
+    /// The factor, at least 0.
+    pub factor: f64,
+}
+
+impl AdamWConfig {
+    fn multiplier(&self, name: &str) -> f64 {
+        let fitting = self.lr_multipliers.iter().filter(|m| name.starts_with(&m.prefix));
+        fitting.max_by_key(|m| m.prefix.len()).map_or(1.0, |m| m.factor)
+    }
+}
+
+/// The running means of one parameter; empty when it is frozen.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Moments {
+    pub(crate) mean: Vec<f32>,
+    pub(crate) square: Vec<f32>,
+}
+
+/// The optimiser of one list of parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdamW {
+    config: AdamWConfig,
+    multipliers: Vec<f64>,
+    pub(crate) moments: Vec<Moments>,
+    pub(crate) n_steps: u64,
+}
+
+impl AdamW {
+    /// An optimiser that has seen no gradient yet.
+    #[must_use]
+    pub fn new(config: AdamWConfig, parameters: &[Parameter]) -> Self {
+        let moments = parameters.iter().map(|p| {
+            let n = if p.frozen { 0 } else { p.value.len() };
+            Moments { mean: vec![0.0; n], square: vec![0.0; n] }
+        });
+        Self {
+            multipliers: parameters.iter().map(|p| config.multiplier(&p.name)).collect(),
+            moments: moments.collect(),
+            n_steps: 0,
+            config,
+        }
+    }
+
+    /// Moves every parameter that is not frozen; gradients are first scaled by `gradient_scale`
+    /// (see [`clip_factor`]).
+    ///
+    /// # Panics
+    /// When the parameters or gradients are not those of [`AdamW::new`].
+    pub fn step(
+        &mut self,
+        parameters: &mut [Parameter],
+        gradients: &Gradients,
+        lr: f64,
+        gradient_scale: f32,
+    ) {
+        assert_eq!(parameters.len(), self.moments.len(), "the optimiser's own parameters");
+        self.n_steps += 1;
+        let update = self.update_of_this_step();
+        let mut tasks = Vec::new();
+        let moments = self.moments.iter_mut().zip(&self.multipliers);
+        for ((parameter, gradient), (moments, multiplier)) in
+            parameters.iter_mut().zip(gradients.iter()).zip(moments)
+        {
+            if parameter.frozen {
+                continue;
+            }
+            assert_eq!(parameter.value.len(), gradient.len(), "gradient of `{}`", parameter.name);
+            let decay = if parameter.decay { self.config.weight_decay } else { 0.0 };
+            let update = update.with(lr * multiplier, decay, gradient_scale);
+            let values = parameter.value.chunks_mut(CHUNK).zip(gradient.chunks(CHUNK));
+            let moments = moments.mean.chunks_mut(CHUNK).zip(moments.square.chunks_mut(CHUNK));
+            tasks.extend(values.zip(moments).map(|(v, m)| (update, v, m)));
+        }
+        tasks.into_par_iter().for_each(|(update, (value, gradient), (mean, square))| {
+            vectorized(|| update.apply(value, gradient, mean, square));
+        });
+    }
+
+    fn update_of_this_step(&self) -> StepFactors {
+        let t = i32::try_from(self.n_steps).unwrap_or(i32::MAX);
+        let (beta1, beta2) = self.config.betas;
+        StepFactors {
+            betas: (beta1, beta2),
+            corrections: (1.0 - beta1.powi(t), (1.0 - beta2.powi(t)).sqrt()),
+            eps: self.config.eps,
+        }
+    }
+}
+
+/// What is the same for all parameters in a step.
+struct StepFactors {
+    betas: (f64, f64),
+    /// Bias corrections: of the mean, and the root of that of the square.
+    corrections: (f64, f64),
+    eps: f64,
+}
+
+impl StepFactors {
+    #[expect(clippy::cast_possible_truncation, reason = "elements are f32, as in the reference")]
+    fn with(&self, lr: f64, weight_decay: f64, gradient_scale: f32) -> Update {
+        Update {
+            gradient_scale,
+            keep: (1.0 - lr * weight_decay) as f32,
+            mean_weight: (1.0 - self.betas.0) as f32,
+            square_keep: self.betas.1 as f32,
+            square_weight: (1.0 - self.betas.1) as f32,
+            step_size: (lr / self.corrections.0) as f32,
+            root_correction: self.corrections.1 as f32,
+            eps: self.eps as f32,
+        }
+    }
+}
+
+/// The update of one parameter's elements.
+#[derive(Clone, Copy)]
+struct Update {
+    gradient_scale: f32,
+    keep: f32,
+    mean_weight: f32,
+    square_keep: f32,
+    square_weight: f32,
+    step_size: f32,
+    root_correction: f32,
+    eps: f32,
+}
+
+impl Update {
+    #[inline(always)]
+    fn apply(self, value: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32]) {
+        let elements = value.iter_mut().zip(gradient).zip(mean.iter_mut().zip(square));
+        for ((value, gradient), (mean, square)) in elements {
+            let gradient = *gradient * self.gradient_scale;
+            *mean += (gradient - *mean) * self.mean_weight;
+            *square = *square * self.square_keep + gradient * gradient * self.square_weight;
+            let root = square.sqrt() / self.root_correction + self.eps;
+            *value = *value * self.keep - self.step_size * (*mean / root);
+        }
+    }
+}
+
+/// The norm of all gradients taken together, in f64 and a fixed order.
+#[must_use]
+pub fn grad_norm(gradients: &[&Gradients]) -> f64 {
+    let chunks: Vec<&[f32]> =
+        gradients.iter().flat_map(|g| g.iter()).flat_map(|tensor| tensor.chunks(CHUNK)).collect();
+    let squares: Vec<f64> =
+        chunks.par_iter().map(|chunk| vectorized(|| sum_of_squares(chunk))).collect();
+    squares.iter().sum::<f64>().sqrt()
+}
+
+/// The factor that brings gradients of norm `norm` to at most `max_norm`; 1 when they are below.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "it scales f32 gradients")]
+pub fn clip_factor(norm: f64, max_norm: f64) -> f32 {
+    // The reference adds 1e-6, so that a norm of zero divides.
+    (max_norm / (norm + 1e-6)).min(1.0) as f32
+}
+
+#[cfg(test)]
+mod tests;

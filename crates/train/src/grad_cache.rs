@@ -1,0 +1,152 @@
+//! GradCache: gradients of a batch of any size in the memory of one chunk.
+//!
+//! In:  a tower and its inputs per side, chunk sizes, a loss over the embeddings.
+//! Out: the loss, and the parameters' gradients added into the sides' [`Gradients`].
+//! Not here: the loss (`losses`), the update (`adamw`).
+//! Source: Gao et al. 2021. Test: chunked = whole.
+//!
+//! Exact because towers and losses meet only at the embeddings and a tower's rows do not depend on
+//! each other: embed all chunks without recording, differentiate the loss by the embeddings, then
+//! record one chunk at a time and send its part of the gradient back. Towers have no randomness in
+//! the forward pass (augmentation happens in the inputs), so the second forward equals the first.
+//! Where a side fits one chunk, its first pass is recorded and there is no second.
+
+use conjoin_core::{Embeddings, Gradients, Tower};
+
+use crate::{
+    error::StepError,
+    losses::{FalseNegatives, PairLoss, PairOutcome, Pairs},
+};
+
+/// The inputs of one side of a batch, embedded.
+pub struct Embedded<'a, T: Tower> {
+    tower: &'a T,
+    inputs: &'a [&'a T::Input],
+    chunk: usize,
+    embeddings: Embeddings,
+    recording: Option<T::Recording>,
+}
+
+impl<T: Tower> Embedded<'_, T> {
+    /// The embeddings, `[b, e]`.
+    #[must_use]
+    pub fn embeddings(&self) -> &Embeddings {
+        &self.embeddings
+    }
+
+    /// Adds the gradients of the tower's parameters for `dL/dE`, `[b, e]`.
+    ///
+    /// # Errors
+    /// When the tower refuses an input.
+    ///
+    /// # Panics
+    /// When `gradient` does not have the embeddings' shape.
+    pub fn backward_chunks(
+        self,
+        gradient: &Embeddings,
+        into: &mut Gradients,
+    ) -> Result<(), StepError> {
+        assert_eq!(gradient.len(), self.embeddings.len(), "one gradient row per embedding");
+        if is_frozen(self.tower) {
+            return Ok(());
+        }
+        if let Some(recording) = self.recording {
+            self.tower.backward(recording, gradient, into);
+            return Ok(());
+        }
+        let mut first = 0;
+        for inputs in self.inputs.chunks(self.chunk) {
+            let (_, recording) =
+                self.tower.record(inputs).map_err(|source| StepError { first, source })?;
+            let rows: Vec<usize> = (first..first + inputs.len()).collect();
+            self.tower.backward(recording, &gradient.select(&rows), into);
+            first += inputs.len();
+        }
+        Ok(())
+    }
+}
+
+/// Embeds inputs chunk by chunk, recording only when one chunk holds them all.
+///
+/// # Errors
+/// When the tower refuses an input.
+///
+/// # Panics
+/// When `chunk` is zero.
+pub fn embed_chunks<'a, T: Tower>(
+    tower: &'a T,
+    inputs: &'a [&'a T::Input],
+    chunk: usize,
+) -> Result<Embedded<'a, T>, StepError> {
+    if inputs.len() <= chunk && !is_frozen(tower) {
+        let (embeddings, recording) =
+            tower.record(inputs).map_err(|source| StepError { first: 0, source })?;
+        return Ok(Embedded { tower, inputs, chunk, embeddings, recording: Some(recording) });
+    }
+    let mut embeddings = Embeddings::zeros(0, tower.width());
+    let mut first = 0;
+    for inputs in inputs.chunks(chunk) {
+        let part = tower.embed(inputs).map_err(|source| StepError { first, source })?;
+        embeddings.append(&part);
+        first += inputs.len();
+    }
+    Ok(Embedded { tower, inputs, chunk, embeddings, recording: None })
+}
+
+fn is_frozen<T: Tower>(tower: &T) -> bool {
+    tower.parameters().iter().all(|p| p.frozen)
+}
+
+/// One side of a step: a tower, what it reads, and where its gradients go.
+pub struct Side<'a, T: Tower> {
+    /// The tower.
+    pub tower: &'a T,
+    /// Its inputs, `[b]`.
+    pub inputs: &'a [&'a T::Input],
+    /// How many inputs it records at once.
+    pub chunk: usize,
+    /// Where the gradients of its parameters are added.
+    pub gradients: &'a mut Gradients,
+}
+
+/// What a step says about its batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOutcome {
+    /// The loss.
+    pub loss: f64,
+    /// Share of queries whose own document scores highest.
+    pub accuracy: f64,
+    /// `dL/dscalar`, in the order of [`PairLoss::scalars`].
+    pub d_scalars: Vec<f64>,
+}
+
+/// Adds the gradients of one batch of matched inputs to both sides.
+///
+/// When the loss is not finite nothing is sent back to the towers.
+///
+/// # Errors
+/// When a tower refuses an input.
+///
+/// # Panics
+/// When the sides have different numbers of inputs, or none, or a chunk is zero.
+pub fn step<Q: Tower, D: Tower>(
+    queries: Side<'_, Q>,
+    documents: Side<'_, D>,
+    false_negatives: &FalseNegatives,
+    loss: &dyn PairLoss,
+    scalars: &[f32],
+) -> Result<StepOutcome, StepError> {
+    let q = embed_chunks(queries.tower, queries.inputs, queries.chunk)?;
+    let d = embed_chunks(documents.tower, documents.inputs, documents.chunk)?;
+    let pairs = Pairs { queries: q.embeddings(), documents: d.embeddings(), false_negatives };
+    let PairOutcome { loss, accuracy, d_queries, d_documents, d_scalars } =
+        loss.evaluate(pairs, scalars);
+    if loss.is_finite() {
+        q.backward_chunks(&d_queries, queries.gradients)?;
+        d.backward_chunks(&d_documents, documents.gradients)?;
+    }
+    Ok(StepOutcome { loss, accuracy, d_scalars })
+}
+
+#[cfg(test)]
+mod tests;
