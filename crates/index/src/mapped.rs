@@ -41,7 +41,8 @@ impl Mapped {
     /// A map starts on a page, so it is aligned for any number; the cast checks that again, and that
     /// the length is a whole number of them. Only plain numbers are asked for: every bit pattern is one.
     pub(crate) fn numbers<T: AnyBitPattern>(&self) -> &[T] {
-        bytemuck::try_cast_slice(self.bytes())
+        let Some(map) = &self.map else { return &[] };
+        bytemuck::try_cast_slice(map)
             .expect("the opener checked the size, and maps start on a page")
     }
 }

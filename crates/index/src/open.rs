@@ -168,6 +168,3 @@ fn check_parts(items: &Blobs, n: usize, parts: [&Part; 2]) -> Result<(), IndexEr
         .map_err(|source| IndexErrorKind::Line { item, source })?;
     Err(IndexErrorKind::Item { id: line.id, kind: ItemErrorKind::NoPart })
 }
-
-#[cfg(test)]
-mod tests;

@@ -220,6 +220,3 @@ fn hit(index: &Index, request: &SearchRequest, found: Scored) -> Result<Hit, Sea
         payload: line.payload,
     })
 }
-
-#[cfg(test)]
-mod tests;
