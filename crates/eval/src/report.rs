@@ -4,9 +4,14 @@
 //!      the manifest. Format: `docs/format/report.md`.
 //! Not here: the page (`html`), the drawings (`plot`).
 
+mod curve;
+mod figures;
+mod histogram;
 mod html;
 mod markup;
 mod plot;
+mod queries;
+mod table;
 
 use std::{collections::BTreeMap, path::Path};
 

@@ -81,17 +81,15 @@ fn refuses_sides_that_do_not_belong_together() {
     let text = |before: &[TaskResult], after: &[TaskResult]| {
         compare(before, after, &bootstrap()).unwrap_err().to_string()
     };
-    let (a, b) = (result("a", &[1, 2]), result("b", &[1, 2]));
-    assert_eq!(
-        text(&[a.clone()], &[a.clone(), b.clone()]),
-        "found tasks a, b after, expected a as before"
-    );
+    let a = [result("a", &[1, 2])];
+    let both = [result("a", &[1, 2]), result("b", &[1, 2])];
+    assert_eq!(text(&a, &both), "found tasks a, b after, expected a as before");
     let expect = "task `a` did not judge the same queries before and after";
-    assert_eq!(text(&[a.clone()], &[result("a", &[1])]), expect);
+    assert_eq!(text(&a, &[result("a", &[1])]), expect);
     let mut other = a.clone();
-    other.queries[1].n_relevant = 2;
-    assert_eq!(text(&[a.clone()], &[other]), expect);
+    other[0].queries[1].n_relevant = 2;
+    assert_eq!(text(&a, &other), expect);
     let mut larger = a.clone();
-    larger.n_corpus = 101;
-    assert_eq!(text(&[a], &[larger]), expect);
+    larger[0].n_corpus = 101;
+    assert_eq!(text(&a, &larger), expect);
 }
