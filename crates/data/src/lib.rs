@@ -1,1 +1,28 @@
 //! Raw catalogues to datasets: readers, curation, splits and shards.
+//!
+//! In:  CSV, JSON lines, Parquet, WebDataset shards or folders of pictures. Out: a `dataset` artefact
+//!      (`docs/format/dataset.md`), made by [`curate`] and read through [`Dataset`].
+//! Not here: anything that needs a model.
+
+mod columns;
+mod curate;
+mod dataset;
+mod error;
+mod filter;
+mod item;
+mod limits;
+pub mod read;
+mod record;
+mod shard;
+mod split;
+
+pub use columns::Columns;
+pub use curate::{CurateConfig, CurateSummary, columns_of, curate};
+pub use dataset::{DATASET_FORMAT, DATASET_VERSION, Dataset};
+pub use error::{
+    BlobError, BlobErrorKind, ColumnsError, CurateError, ImageFault, MissingColumn, OpenError,
+    OpenErrorKind, ReadError, ReadErrorKind,
+};
+pub use item::{BlobRef, Item, Split};
+pub use limits::Limits;
+pub use record::{ImageSource, Place, RawRecord, Reason, Reject};

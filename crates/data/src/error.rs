@@ -1,0 +1,306 @@
+//! Why a catalogue could not be read, curated, or opened as a dataset.
+//!
+//! Not here: why a single row is not used (`record`).
+
+use std::path::{Path, PathBuf};
+
+use conjoin_core::{ArtifactError, Interrupted};
+use conjoin_input::ImageError;
+
+use crate::read::ACCEPTED;
+
+/// Why a catalogue could not be read at all.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read catalogue `{}`", path.display())]
+pub struct ReadError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong.
+    #[source]
+    pub kind: ReadErrorKind,
+}
+
+impl ReadError {
+    pub(crate) fn io(path: &Path, error: std::io::Error) -> Self {
+        Self { path: path.to_owned(), kind: error.into() }
+    }
+}
+
+/// What is wrong with a catalogue.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadErrorKind {
+    /// The system refused; the error names the file.
+    #[error("file access failed")]
+    Io(#[from] std::io::Error),
+    /// Neither the content nor the name tells a format that is read.
+    #[error("unknown format; accepted are {ACCEPTED}")]
+    UnknownFormat,
+    /// A text catalogue is UTF-16.
+    #[error("the text is UTF-16, UTF-8 is needed")]
+    Utf16,
+    /// There is no header.
+    #[error("the file is empty")]
+    Empty,
+    /// The header line cannot be read.
+    #[error("the header cannot be read: {reason}")]
+    Header {
+        /// Why.
+        reason: String,
+    },
+    /// Two columns of one name.
+    #[error("column `{name}` is there twice")]
+    RepeatedColumn {
+        /// The name.
+        name: String,
+    },
+    /// The Parquet footer cannot be read.
+    #[error("not a readable Parquet file")]
+    Parquet(#[source] parquet::errors::ParquetError),
+}
+
+/// A column that was named and does not exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingColumn {
+    /// What it was named for (`text`, `image`, `id`, `group`, `split`).
+    pub role: &'static str,
+    /// Its name.
+    pub name: String,
+    /// The closest name that exists.
+    pub closest: Option<String>,
+}
+
+/// Columns were named that the catalogue does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnsError {
+    /// The missing columns.
+    pub missing: Vec<MissingColumn>,
+    /// The columns that exist.
+    pub found: Vec<String>,
+}
+
+impl std::error::Error for ColumnsError {}
+
+impl std::fmt::Display for ColumnsError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, column) in self.missing.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "; " };
+            write!(f, "{separator}no column `{}` for the {}", column.name, column.role)?;
+            if let Some(closest) = &column.closest {
+                write!(f, ", did you mean `{closest}`?")?;
+            }
+        }
+        write!(f, "; found are {}", self.found.join(", "))
+    }
+}
+
+/// Why the image of a row cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageFault {
+    /// The row has none.
+    #[error("no image")]
+    None,
+    /// It is somewhere on a network.
+    #[error("`{url}` is not downloaded")]
+    NotDownloaded {
+        /// The address.
+        url: String,
+    },
+    /// The path leads out of the folder the images must be in.
+    #[error("`{path}` leads out of the image folder")]
+    Outside {
+        /// The path as written.
+        path: String,
+    },
+    /// There is no such file.
+    #[error("there is no file `{path}`")]
+    Missing {
+        /// The path as written.
+        path: String,
+    },
+    /// The file cannot be read.
+    #[error("the image file cannot be read")]
+    Unreadable(#[source] std::io::Error),
+    /// The bytes are no image that can be used.
+    #[error("the image cannot be used")]
+    Decode(#[source] ImageError),
+}
+
+impl ImageFault {
+    /// The stable word for this kind of fault.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "no_image",
+            Self::NotDownloaded { .. } => "image_not_downloaded",
+            Self::Outside { .. } => "image_outside_folder",
+            Self::Missing { .. } => "image_file_missing",
+            Self::Unreadable(_) => "image_unreadable",
+            Self::Decode(error) => match error {
+                ImageError::FileTooLarge { .. } => "image_too_large",
+                ImageError::SideTooLong { .. }
+                | ImageError::TooManyPixels { .. }
+                | ImageError::NoPixels { .. } => "image_dimensions",
+                ImageError::UnknownFormat => "image_unknown_format",
+                ImageError::CutOff { .. } => "image_truncated",
+                ImageError::PixelCount { .. } | ImageError::Decode { .. } | _ => "image_broken",
+            },
+        }
+    }
+}
+
+/// Why a catalogue could not be curated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CurateError {
+    /// A setting is out of its range.
+    #[error("`{key}` is {found}, expected {expected}")]
+    Config {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What is allowed.
+        expected: &'static str,
+    },
+    /// An input cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// An input lacks columns.
+    #[error("catalogue `{}` has other columns", input.display())]
+    Columns {
+        /// The input.
+        input: PathBuf,
+        /// Which are missing.
+        #[source]
+        source: ColumnsError,
+    },
+    /// No row can be used.
+    #[error("no usable row among {n_rows}{}", listed(reasons))]
+    NothingUsable {
+        /// Rows seen.
+        n_rows: u64,
+        /// How often each reason occurred, by its stable word.
+        reasons: Vec<(String, u64)>,
+    },
+    /// The output folder holds something else.
+    #[error("`{}` exists and is no dataset; it is not replaced", path.display())]
+    OutputTaken {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The artefact cannot be written.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A file cannot be written; the error names it.
+    #[error("cannot write the dataset")]
+    Write(#[source] std::io::Error),
+    /// A stop was requested; nothing is left behind.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+fn listed(reasons: &[(String, u64)]) -> String {
+    let parts: Vec<String> = reasons.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) }
+}
+
+/// Why a dataset could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open dataset `{}`", path.display())]
+pub struct OpenError {
+    /// The folder.
+    pub path: PathBuf,
+    /// What is wrong.
+    #[source]
+    pub kind: OpenErrorKind,
+}
+
+/// What is wrong with a dataset.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenErrorKind {
+    /// It is no artefact of ours, or too new.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A file could not be read; the error names it.
+    #[error("file access failed")]
+    Io(#[from] std::io::Error),
+    /// A file the format needs is not in the manifest.
+    #[error("the manifest lists no `{file}`")]
+    NotListed {
+        /// The file.
+        file: String,
+    },
+    /// The items are not those the manifest was written for.
+    #[error("`{file}` has hash {found}, the manifest says {expected}")]
+    Hash {
+        /// The file.
+        file: String,
+        /// Hash found.
+        found: String,
+        /// Hash in the manifest.
+        expected: String,
+    },
+    /// A line of the items is no item.
+    #[error("line {line} of the items is not an item")]
+    Item {
+        /// The line, from 1.
+        line: usize,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An image would lie behind the end of its shard.
+    #[error("the image of item `{id}` ends at byte {end} of shard {shard}, which has {found}")]
+    OutOfShard {
+        /// The item.
+        id: String,
+        /// The shard.
+        shard: u32,
+        /// Where the image would end.
+        end: u64,
+        /// Bytes of the shard; 0 when there is no such shard.
+        found: u64,
+    },
+}
+
+/// Why an image of a dataset could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the image of item `{id}`")]
+pub struct BlobError {
+    /// The item.
+    pub id: String,
+    /// What is wrong.
+    #[source]
+    pub kind: BlobErrorKind,
+}
+
+/// What is wrong with an image of a dataset.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlobErrorKind {
+    /// The item has no image.
+    #[error("it has none")]
+    None,
+    /// The item is of another dataset.
+    #[error("there is no shard {shard}")]
+    NoShard {
+        /// The shard.
+        shard: u32,
+    },
+    /// The shard could not be read; the error names it.
+    #[error("file access failed")]
+    Io(#[from] std::io::Error),
+    /// The bytes are not those that were stored.
+    #[error("shard {shard} is damaged: the bytes have hash {found}, expected {expected}")]
+    Hash {
+        /// The shard.
+        shard: u32,
+        /// Hash found.
+        found: String,
+        /// Hash stored.
+        expected: String,
+    },
+}
