@@ -134,7 +134,6 @@ struct StepFactors {
 }
 
 impl StepFactors {
-    #[expect(clippy::cast_possible_truncation, reason = "elements are f32, as in the reference")]
     fn with(&self, lr: f64, weight_decay: f64, gradient_scale: f32) -> Update {
         Update {
             gradient_scale,
@@ -188,7 +187,6 @@ pub fn grad_norm(gradients: &[&Gradients]) -> f64 {
 
 /// The factor that brings gradients of norm `norm` to at most `max_norm`; 1 when they are below.
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "it scales f32 gradients")]
 pub fn clip_factor(norm: f64, max_norm: f64) -> f32 {
     // The reference adds 1e-6, so that a norm of zero divides.
     (max_norm / (norm + 1e-6)).min(1.0) as f32

@@ -6,6 +6,8 @@
 //! Not here: towers, chunking (`grad_cache`), updates (`adamw`). A new loss is a new file here.
 
 mod false_negatives;
+#[cfg(test)]
+mod golden;
 mod info_nce;
 mod sigmoid;
 mod tiles;

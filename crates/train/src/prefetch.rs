@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn batches_come_in_order_and_never_too_far_ahead() {
-        let (begun, taken) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (begun, taken) = (AtomicU64::new(0), AtomicU64::new(5));
         let prepare = |step: u64| {
             begun.fetch_max(step, Ordering::SeqCst);
             assert!(step < taken.load(Ordering::SeqCst) + 3, "at most `ahead` batches wait");
@@ -165,7 +165,6 @@ mod tests {
             Ok::<_, Infallible>((step, (0..rounds).fold(0, |a: u64, b| a.wrapping_mul(31) ^ b)))
         };
         let steps: Vec<u64> = prefetch(5..40, 4, 3, prepare, |batches| {
-            taken.store(5, Ordering::SeqCst);
             let mut steps = Vec::new();
             while let Some(batch) = {
                 taken.fetch_add(1, Ordering::SeqCst);

@@ -81,7 +81,7 @@ impl Sampler {
     #[must_use]
     pub fn batch(&self, step: u64) -> Vec<usize> {
         let n_batches = self.n_batches() as u64;
-        let position = usize::try_from(step % n_batches).expect("less than the number of batches");
+        let position = (step % n_batches) as usize;
         self.epoch(step / n_batches)[position].clone()
     }
 

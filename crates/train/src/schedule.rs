@@ -52,7 +52,6 @@ impl ScheduleConfig {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "step counts are far below 2^53")]
 fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole as f64
 }

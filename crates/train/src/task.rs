@@ -52,7 +52,6 @@ impl Task {
     /// Adds `dL/dscalar`.
     pub(crate) fn add_gradients(&mut self, d_scalars: &[f64]) {
         for (gradient, d) in self.gradients.iter_mut().zip(d_scalars) {
-            #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
             gradient.iter_mut().for_each(|g| *g += *d as f32);
         }
     }

@@ -1,1 +1,289 @@
-//! Tests.
+//! A small real tower and pairs for the tests.
+//!
+//! In:  vectors of numbers. Out: `normalise(tanh(W x + b))` with its exact backward, checked below
+//!      by finite differences.
+
+use std::{collections::BTreeSet, convert::Infallible};
+
+use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
+use rand::Rng as _;
+
+use crate::{
+    adamw::{AdamWConfig, LrMultiplier},
+    config::{
+        CheckpointConfig, ChunkConfig, LossConfig, PrefetchConfig, ScalarConfig, TrainConfig,
+    },
+    losses::Reduction,
+    schedule::{Decay, ScheduleConfig},
+    trainer::{PairBatch, PairSource, Reject},
+};
+
+pub(crate) fn random(n: usize, seed: Seed) -> Vec<f32> {
+    let mut rng = seed.rng();
+    (0..n).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+pub(crate) fn unit_rows(n: usize, width: usize, seed: Seed) -> Embeddings {
+    let mut rows = Embeddings::new(width, random(n * width, seed)).unwrap();
+    rows.normalize();
+    rows
+}
+
+#[track_caller]
+pub(crate) fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(1e-12_f32, |m, x| m.max(x.abs()));
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let off = (found - expected).abs() / largest;
+        assert!(off <= tolerance, "[{i}] {found}, expected {expected}, off by {off:e}");
+    }
+}
+
+/// `normalise(tanh(W x + b))`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SmallTower {
+    n_in: usize,
+    width: usize,
+    parameters: Vec<Parameter>,
+}
+
+pub(crate) struct Row {
+    input: Vec<f32>,
+    activation: Vec<f32>,
+}
+
+impl SmallTower {
+    pub(crate) fn new(name: &str, n_in: usize, width: usize, seed: Seed) -> Self {
+        let parameter = |part: &str, shape: Vec<usize>, decay| Parameter {
+            name: format!("{name}.{part}"),
+            value: random(shape.iter().product(), seed.stream(name).stream(part)),
+            shape,
+            decay,
+            frozen: false,
+        };
+        let parameters = vec![
+            parameter("weight", vec![width, n_in], true),
+            parameter("bias", vec![width], false),
+            Parameter { frozen: true, ..parameter("shift", vec![n_in], false) },
+        ];
+        Self { n_in, width, parameters }
+    }
+
+    pub(crate) fn freeze(mut self) -> Self {
+        self.parameters.iter_mut().for_each(|p| p.frozen = true);
+        self
+    }
+
+    fn forward(&self, index: usize, input: &[f32]) -> Result<Row, TowerError> {
+        if input.len() != self.n_in {
+            let (found, expected) = (input.len().to_string(), self.n_in.to_string());
+            return Err(TowerError::InputSize { index, found, expected });
+        }
+        let [weight, bias, shift] = [0, 1, 2].map(|i| &self.parameters[i].value);
+        let input: Vec<f32> = input.iter().zip(shift).map(|(x, s)| x + s).collect();
+        let activation = weight.chunks_exact(self.n_in).zip(bias).map(|(weights, bias)| {
+            (weights.iter().zip(&input).map(|(w, x)| w * x).sum::<f32>() + bias).tanh()
+        });
+        let activation = activation.collect();
+        Ok(Row { input, activation })
+    }
+
+    fn forward_all(&self, inputs: &[&Vec<f32>]) -> Result<(Embeddings, Vec<Row>), TowerError> {
+        let rows: Result<Vec<Row>, TowerError> =
+            inputs.iter().enumerate().map(|(i, input)| self.forward(i, input)).collect();
+        let rows = rows?;
+        let values = rows.iter().flat_map(|row| row.activation.clone()).collect();
+        let mut embeddings = Embeddings::new(self.width, values).unwrap();
+        embeddings.normalize();
+        Ok((embeddings, rows))
+    }
+}
+
+impl Tower for SmallTower {
+    type Input = Vec<f32>;
+    type Recording = Vec<Row>;
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn embed(&self, inputs: &[&Vec<f32>]) -> Result<Embeddings, TowerError> {
+        Ok(self.forward_all(inputs)?.0)
+    }
+
+    fn record(&self, inputs: &[&Vec<f32>]) -> Result<(Embeddings, Vec<Row>), TowerError> {
+        self.forward_all(inputs)
+    }
+
+    fn backward(&self, recording: Vec<Row>, gradient: &Embeddings, into: &mut Gradients) {
+        for (row, g) in recording.iter().zip(gradient.rows()) {
+            let norm = row.activation.iter().map(|a| a * a).sum::<f32>().sqrt();
+            let along = row.activation.iter().zip(g).map(|(a, g)| a * g).sum::<f32>() / norm;
+            let d_pre = row.activation.iter().zip(g).map(|(a, g)| {
+                let d_activation = (g - along * a / norm) / norm;
+                d_activation * (1.0 - a * a)
+            });
+            let d_pre: Vec<f32> = d_pre.collect();
+            if let Some(d_weight) = into.get_mut(0) {
+                for (d_weights, d) in d_weight.chunks_exact_mut(self.n_in).zip(&d_pre) {
+                    d_weights.iter_mut().zip(&row.input).for_each(|(dw, x)| *dw += d * x);
+                }
+            }
+            if let Some(d_bias) = into.get_mut(1) {
+                d_bias.iter_mut().zip(&d_pre).for_each(|(db, d)| *db += d);
+            }
+        }
+    }
+
+    fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut [Parameter] {
+        &mut self.parameters
+    }
+}
+
+/// Pairs whose text and image are two noisy views of one hidden vector.
+pub(crate) struct SmallPairs {
+    texts: Vec<Vec<f32>>,
+    images: Vec<Vec<f32>>,
+    ids: Vec<u64>,
+    pub(crate) fingerprint: String,
+    /// Rows that cannot be read.
+    pub(crate) unreadable: BTreeSet<usize>,
+}
+
+pub(crate) const TEXT_WIDTH: usize = 12;
+pub(crate) const IMAGE_WIDTH: usize = 20;
+
+impl SmallPairs {
+    pub(crate) fn new(n: usize) -> Self {
+        let seed = Seed(11).stream("pairs");
+        let (to_text, to_image) =
+            (random(8 * TEXT_WIDTH, seed), random(8 * IMAGE_WIDTH, seed.at(1)));
+        let view = |hidden: &[f32], map: &[f32]| -> Vec<f32> {
+            let rows = map.chunks_exact(8);
+            rows.map(|row| row.iter().zip(hidden).map(|(m, h)| m * h).sum()).collect()
+        };
+        let hidden: Vec<Vec<f32>> =
+            (0..n).map(|i| random(8, seed.stream("hidden").at(i as u64))).collect();
+        Self {
+            texts: hidden.iter().map(|h| view(h, &to_text)).collect(),
+            images: hidden.iter().map(|h| view(h, &to_image)).collect(),
+            // Every fourth pair repeats the text of the one before.
+            ids: (0..n as u64).map(|i| if i % 4 == 3 { i - 1 } else { i }).collect(),
+            fingerprint: "small-pairs".to_owned(),
+            unreadable: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn image_mut(&mut self, row: usize) -> &mut Vec<f32> {
+        &mut self.images[row]
+    }
+}
+
+impl PairSource for SmallPairs {
+    type Text = Vec<f32>;
+    type Image = Vec<f32>;
+    type Error = Infallible;
+
+    fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn aspects(&self) -> Vec<&[u64]> {
+        vec![&self.ids]
+    }
+
+    fn load(
+        &self,
+        rows: &[usize],
+        seed: Seed,
+    ) -> Result<PairBatch<Vec<f32>, Vec<f32>>, Infallible> {
+        let (bad, good): (Vec<usize>, Vec<usize>) =
+            rows.iter().partition(|row| self.unreadable.contains(row));
+        let reject = |row: &usize| Reject {
+            item: format!("pair-{row}"),
+            reason: "it is unreadable".to_owned(),
+        };
+        // Augmentation: a little noise that depends on the step and the row.
+        let noisy = |row: usize| -> Vec<f32> {
+            let noise = random(IMAGE_WIDTH, seed.at(row as u64));
+            self.images[row].iter().zip(noise).map(|(x, n)| x + 0.01 * n).collect()
+        };
+        Ok(PairBatch {
+            items: good.iter().map(|row| format!("pair-{row}")).collect(),
+            texts: good.iter().map(|row| self.texts[*row].clone()).collect(),
+            images: good.iter().map(|row| noisy(*row)).collect(),
+            text_ids: good.iter().map(|row| self.ids[*row]).collect(),
+            image_ids: Vec::new(),
+            group_ids: Vec::new(),
+            rejects: bad.iter().map(reject).collect(),
+        })
+    }
+}
+
+pub(crate) fn towers() -> (SmallTower, SmallTower) {
+    let seed = Seed(5);
+    (SmallTower::new("text", TEXT_WIDTH, 8, seed), SmallTower::new("image", IMAGE_WIDTH, 8, seed))
+}
+
+pub(crate) fn config() -> TrainConfig {
+    TrainConfig {
+        seed: Seed(3),
+        steps: 20,
+        batch: 8,
+        chunks: ChunkConfig { text: 3, image: 8 },
+        schedule: ScheduleConfig {
+            peak_lr: 0.02,
+            warmup_steps: 4,
+            decay: Decay::Cosine,
+            floor: 0.1,
+        },
+        optimizer: AdamWConfig {
+            betas: (0.9, 0.98),
+            eps: 1e-6,
+            weight_decay: 0.01,
+            lr_multipliers: vec![LrMultiplier { prefix: "image.".to_owned(), factor: 0.5 }],
+        },
+        clip_norm: Some(1.0),
+        loss: LossConfig::InfoNce {
+            reduction: Reduction::SymmetricMean,
+            log_scale: ScalarConfig::clip_log_scale(),
+        },
+        checkpoint: CheckpointConfig { every_steps: None, every_seconds: None },
+        evaluate_every: None,
+        prefetch: PrefetchConfig { threads: 2, ahead: 3 },
+    }
+}
+
+#[test]
+fn grad_small_tower_agrees_with_finite_differences() {
+    let tower = SmallTower::new("t", 3, 4, Seed(1));
+    let inputs = [vec![0.3, -0.2, 0.9], vec![-0.5, 0.4, 0.1]];
+    let inputs: Vec<&Vec<f32>> = inputs.iter().collect();
+    let slope = unit_rows(2, 4, Seed(2));
+    let value = |tower: &SmallTower| -> f32 {
+        let embeddings = tower.embed(&inputs).unwrap();
+        embeddings.values().iter().zip(slope.values()).map(|(e, s)| e * s).sum()
+    };
+    let mut gradients = Gradients::zeros(tower.parameters());
+    let (_, recording) = tower.record(&inputs).unwrap();
+    tower.backward(recording, &slope, &mut gradients);
+    for (p, gradient) in gradients.iter().enumerate().take(2) {
+        for (i, found) in gradient.iter().enumerate() {
+            let at = |by: f32| {
+                let mut moved = tower.clone();
+                moved.parameters[p].value[i] += by;
+                value(&moved)
+            };
+            let expected = (at(0.005) - at(-0.005)) / 0.01;
+            assert!((found - expected).abs() < 1e-3, "{p} {i}: {found} {expected}");
+        }
+    }
+}

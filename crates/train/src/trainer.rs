@@ -394,7 +394,6 @@ where
         let Measured { loss, accuracy, lr, scalars, grad_norm } = measured;
         let (pairs, rejected) = (batch.items.len(), batch.rejects.len());
         let seconds = taken.as_secs_f64().max(1e-9);
-        #[expect(clippy::cast_precision_loss, reason = "batches have far fewer than 2^53 pairs")]
         let pairs_per_second = pairs as f64 / seconds;
         StepLog {
             step: self.n_steps,

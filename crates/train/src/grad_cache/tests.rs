@@ -1,1 +1,90 @@
-//! Tests.
+//! Chunked = whole, frozen towers, and who is to blame for a bad input.
+
+use conjoin_core::Seed;
+
+use super::*;
+use crate::{
+    losses::{InfoNce, LossScalar, Reduction},
+    testing::{SmallTower, assert_close, random},
+};
+
+const B: usize = 11;
+
+fn inputs(n_in: usize, seed: u64) -> Vec<Vec<f32>> {
+    (0..B as u64).map(|i| random(n_in, Seed(seed).at(i))).collect()
+}
+
+fn run(
+    text: &SmallTower,
+    image: &SmallTower,
+    chunks: (usize, usize),
+) -> Result<(StepOutcome, Gradients, Gradients), StepError> {
+    let (texts, images) = (inputs(5, 1), inputs(7, 2));
+    let texts: Vec<_> = texts.iter().collect();
+    let images: Vec<_> = images.iter().collect();
+    let mut d_text = Gradients::zeros(text.parameters());
+    let mut d_image = Gradients::zeros(image.parameters());
+    let scalar = LossScalar { name: "log_scale", init: 2.0, min: 0.0, max: 5.0, learned: true };
+    let outcome = step(
+        Side { tower: text, inputs: &texts, chunk: chunks.0, gradients: &mut d_text },
+        Side { tower: image, inputs: &images, chunk: chunks.1, gradients: &mut d_image },
+        &FalseNegatives::none(),
+        &InfoNce::new(Reduction::SymmetricMean, scalar),
+        &[2.0],
+    )?;
+    Ok((outcome, d_text, d_image))
+}
+
+fn towers() -> (SmallTower, SmallTower) {
+    (SmallTower::new("text", 5, 6, Seed(1)), SmallTower::new("image", 7, 6, Seed(2)))
+}
+
+#[test]
+fn chunked_agrees_with_whole_also_with_an_uneven_last_chunk() {
+    let (text, image) = towers();
+    let (whole, d_text, d_image) = run(&text, &image, (B, B)).unwrap();
+    assert!(d_text.get(0).iter().any(|g| g.abs() > 1e-3));
+    for chunks in [(1, 1), (4, 3), (B, 5), (10, 100)] {
+        let (outcome, chunked_text, chunked_image) = run(&text, &image, chunks).unwrap();
+        assert!((outcome.loss - whole.loss).abs() < 1e-6);
+        for (found, expected) in chunked_text.iter().zip(d_text.iter()) {
+            assert_close(found, expected, 1e-5);
+        }
+        for (found, expected) in chunked_image.iter().zip(d_image.iter()) {
+            assert_close(found, expected, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn grad_of_the_whole_step_agrees_with_finite_differences() {
+    let (text, image) = towers();
+    let (_, d_text, _) = run(&text, &image, (4, 4)).unwrap();
+    for i in [0, 7, 29] {
+        let at = |by: f32| {
+            let mut moved = text.clone();
+            moved.parameters_mut()[0].value[i] += by;
+            run(&moved, &image, (4, 4)).unwrap().0.loss
+        };
+        let expected = (at(0.01) - at(-0.01)) / 0.02;
+        let found = f64::from(d_text.get(0)[i]);
+        assert!((found - expected).abs() < 1e-3, "[{i}] {found} {expected}");
+    }
+}
+
+#[test]
+fn a_frozen_tower_gets_nothing_and_changes_nothing_for_the_other() {
+    let (text, image) = towers();
+    let (_, d_text, _) = run(&text, &image, (4, 4)).unwrap();
+    let (_, beside_frozen, d_frozen) = run(&text, &image.freeze(), (4, 4)).unwrap();
+    assert_eq!(d_text, beside_frozen);
+    assert!(d_frozen.iter().all(<[f32]>::is_empty));
+}
+
+#[test]
+fn a_refused_input_names_its_chunk() {
+    let text = SmallTower::new("text", 6, 6, Seed(1));
+    let error = run(&text, &towers().1, (4, 4)).unwrap_err();
+    assert_eq!(error.to_string(), "cannot embed the chunk that starts at row 0 of the batch");
+    assert_eq!(error.source.to_string(), "input 0 has size 5, this tower takes 6");
+}

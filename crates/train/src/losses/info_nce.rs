@@ -204,7 +204,6 @@ fn accuracy(sums: &Sums) -> f64 {
     count(right) / count(sums.own.len())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "batches have far fewer than 2^53 pairs")]
 fn count(n: usize) -> f64 {
     n as f64
 }
@@ -220,7 +219,6 @@ struct Slopes {
     own: Vec<f32>,
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "gradients are stored as f32")]
 fn slopes(sums: &Sums, reduction: Reduction) -> Slopes {
     let b = count(sums.own.len());
     let (row_weight, column_weight) = reduction.weights();

@@ -40,14 +40,12 @@ impl PairLoss for Sigmoid {
         let blocks = Blocks::new(pairs, log_scale.exp(), self.block);
         let b = blocks.len();
         let mut total = Total { rows: vec![(f32::MIN, f32::MIN); b], loss: 0.0, d_bias: 0.0 };
-        #[expect(clippy::cast_precision_loss, reason = "batches have far fewer than 2^24 pairs")]
         let n = b as f32;
         let (d_queries, d_documents) = blocks.gradients(
             |tile| vectorized(|| differentiate(tile, bias, 1.0 / n)),
             |part| total.add(part),
         );
         let right = total.rows.iter().filter(|(own, other)| own > other).count();
-        #[expect(clippy::cast_precision_loss, reason = "batches have far fewer than 2^53 pairs")]
         let accuracy = right as f64 / b as f64;
         PairOutcome {
             loss: total.loss / f64::from(n),

@@ -1,1 +1,277 @@
-//! Tests.
+//! Learning, exact resume, and ends that are not happy.
+
+use std::error::Error as _;
+
+use super::*;
+use crate::{
+    config::LossConfig,
+    error::TrainError,
+    journal::JOURNAL_FILE,
+    testing::{SmallPairs, SmallTower, config, towers},
+};
+
+/// Remembers steps; stops the run after some, fails an evaluation.
+#[derive(Default)]
+struct Recorder {
+    logs: Vec<StepLog>,
+    evaluated: Vec<u64>,
+    rejected: Vec<Reject>,
+    stop_after: Option<(u64, Stop)>,
+    fail_at: Option<u64>,
+}
+
+impl Observer<SmallTower, SmallTower> for Recorder {
+    fn on_step(&mut self, log: &StepLog) {
+        self.logs.push(log.clone());
+        if let Some((step, stop)) = &self.stop_after
+            && log.step == *step
+        {
+            stop.request();
+        }
+    }
+
+    fn on_rejects(&mut self, _step: u64, rejects: &[Reject]) {
+        self.rejected.extend_from_slice(rejects);
+    }
+
+    fn evaluate(
+        &mut self,
+        step: u64,
+        _text: &SmallTower,
+        _image: &SmallTower,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.evaluated.push(step);
+        if self.fail_at == Some(step) { Err("no such metric".into()) } else { Ok(()) }
+    }
+}
+
+type Failure = TrainError<std::convert::Infallible>;
+type Towers = (SmallTower, SmallTower);
+
+fn train(
+    config: &TrainConfig,
+    towers: &mut Towers,
+    folder: &Path,
+    observer: &mut Recorder,
+) -> Result<Ended, Failure> {
+    train_on(&SmallPairs::new(32), config, towers, folder, observer)
+}
+
+fn train_on(
+    pairs: &SmallPairs,
+    config: &TrainConfig,
+    (text, image): &mut Towers,
+    folder: &Path,
+    observer: &mut Recorder,
+) -> Result<Ended, Failure> {
+    let stop = observer.stop_after.as_ref().map_or_else(Stop::default, |(_, stop)| stop.clone());
+    Trainer::start(config.clone(), text, image, pairs, folder)?.run(observer, &stop)
+}
+
+fn resume(
+    config: &TrainConfig,
+    (text, image): &mut Towers,
+    folder: &Path,
+    observer: &mut Recorder,
+) -> Result<Ended, Failure> {
+    let pairs = SmallPairs::new(32);
+    let mut trainer = Trainer::resume(config.clone(), text, image, &pairs, folder)?;
+    trainer.run(observer, &Stop::default())
+}
+
+fn journal(folder: &Path) -> Vec<StepLog> {
+    let text = fs_err::read_to_string(folder.join(JOURNAL_FILE)).unwrap();
+    text.lines().map(|l| serde_json::from_str::<StepLog>(l).unwrap().without_times()).collect()
+}
+
+fn after(step: u64) -> Recorder {
+    Recorder { stop_after: Some((step, Stop::default())), ..Recorder::default() }
+}
+
+fn unbroken() -> (Towers, Vec<StepLog>) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut towers = towers();
+    let ended = train(&config(), &mut towers, folder.path(), &mut Recorder::default()).unwrap();
+    assert_eq!(ended, Ended::Done);
+    (towers, journal(folder.path()))
+}
+
+#[test]
+fn learns_to_match_32_pairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    (config.steps, config.batch) = (150, 16);
+    let mut observer = Recorder::default();
+    train(&config, &mut towers(), folder.path(), &mut observer).unwrap();
+    let (first, last) = (&observer.logs[0], &observer.logs[149]);
+    assert!(first.loss > 2.0, "{}", first.loss);
+    assert!(last.loss < 0.3 && last.accuracy > 0.8, "{} {}", last.loss, last.accuracy);
+    let scale = |log: &StepLog| log.scalars["log_scale"];
+    assert!(scale(last) > scale(first), "sharper as it gets surer");
+    assert!(scale(last) <= 100.0_f32.ln());
+}
+
+#[test]
+fn learns_with_every_loss() {
+    let scalar = |init, learned| crate::config::ScalarConfig {
+        init,
+        min: -20.0,
+        max: 100.0_f32.ln(),
+        learned,
+    };
+    let info_nce = |reduction| LossConfig::InfoNce { reduction, log_scale: scalar(2.6, true) };
+    let losses = [
+        info_nce(crate::losses::Reduction::SymmetricSum),
+        info_nce(crate::losses::Reduction::OneWay),
+        LossConfig::Sigmoid { log_scale: scalar(2.3, false), bias: scalar(-2.7, true) },
+    ];
+    for loss in losses {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config();
+        (config.steps, config.loss) = (100, loss);
+        let mut observer = Recorder::default();
+        train(&config, &mut towers(), folder.path(), &mut observer).unwrap();
+        let mean = |logs: &[StepLog]| logs.iter().map(|l| l.loss).sum::<f64>();
+        let (first, last) = (mean(&observer.logs[..8]), mean(&observer.logs[92..]));
+        assert!(last < 0.5 * first, "{:?}: {first} → {last}", config.loss);
+        let fixed = observer.logs.iter().all(|l| l.scalars["log_scale"] == 2.3);
+        assert_eq!(fixed, matches!(config.loss, LossConfig::Sigmoid { .. }));
+    }
+}
+
+#[test]
+fn a_run_stopped_and_resumed_equals_an_unbroken_one() {
+    let (expected, expected_journal) = unbroken();
+    assert_eq!(expected_journal.len(), 20);
+    let folder = tempfile::tempdir().unwrap();
+    let ended = train(&config(), &mut towers(), folder.path(), &mut after(7)).unwrap();
+    assert_eq!(ended, Ended::Stopped { step: 7 });
+    // The towers are read anew, as after a restart of the program.
+    let mut resumed = towers();
+    let ended = resume(&config(), &mut resumed, folder.path(), &mut Recorder::default()).unwrap();
+    assert_eq!(ended, Ended::Done);
+    assert_eq!(resumed, expected);
+    assert_eq!(journal(folder.path()), expected_journal);
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_from_its_last_state() {
+    let (expected, expected_journal) = unbroken();
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.checkpoint.every_steps = Some(5);
+    config.evaluate_every = Some(5);
+    // The states of a stop at step 10 with the journal of a process killed in step 13.
+    train(&config, &mut towers(), folder.path(), &mut after(10)).unwrap();
+    let path = folder.path().join(JOURNAL_FILE);
+    let mut text = fs_err::read_to_string(&path).unwrap();
+    for step in 11..=12 {
+        let lost = StepLog { step, loss: 99.0, ..expected_journal[0].clone() };
+        text += &format!("{}\n", serde_json::to_string(&lost).unwrap());
+    }
+    fs_err::write(&path, text + "{\"step\":13,\"lo").unwrap();
+    let mut resumed = towers();
+    let mut observer = Recorder::default();
+    resume(&config, &mut resumed, folder.path(), &mut observer).unwrap();
+    assert_eq!(observer.evaluated, [15, 20]);
+    assert_eq!(resumed, expected);
+    assert_eq!(journal(folder.path()), expected_journal);
+}
+
+#[test]
+fn threads_and_cadence_do_not_change_the_result() {
+    let (expected, expected_journal) = unbroken();
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.prefetch = PrefetchConfig { threads: 5, ahead: 1 };
+    config.checkpoint.every_steps = Some(3);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let mut towers = towers();
+    pool.install(|| train(&config, &mut towers, folder.path(), &mut Recorder::default())).unwrap();
+    assert_eq!(towers, expected);
+    assert_eq!(journal(folder.path()), expected_journal);
+}
+
+#[test]
+fn a_second_run_in_the_same_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let error =
+        resume(&config(), &mut towers(), folder.path(), &mut Recorder::default()).unwrap_err();
+    assert_eq!(error.source().unwrap().to_string(), "there is no training state to resume");
+    train(&config(), &mut towers(), folder.path(), &mut after(2)).unwrap();
+    let error = train(&config(), &mut towers(), folder.path(), &mut after(2)).unwrap_err();
+    let expected = "the folder already holds a run; resume it or choose another folder";
+    assert_eq!(error.source().unwrap().to_string(), expected);
+}
+
+#[test]
+fn a_number_that_is_not_finite_ends_the_run_and_the_last_state_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pairs = SmallPairs::new(32);
+    pairs.image_mut(17)[0] = f32::NAN;
+    let mut config = config();
+    config.checkpoint.every_steps = Some(1);
+    let mut towers = towers();
+    let mut observer = Recorder::default();
+    let error = train_on(&pairs, &config, &mut towers, folder.path(), &mut observer).unwrap_err();
+    let TrainError::NotFinite { step, what, items, .. } = &error else { panic!("{error}") };
+    assert_eq!((*what, items.len()), ("the loss", 8));
+    assert!(items.contains(&"pair-17".to_owned()));
+    assert!(error.to_string().starts_with(&format!("step {step}: the loss is NaN; the batch is ")));
+    assert!(towers.1.parameters().iter().all(|p| p.value.iter().all(|v| v.is_finite())));
+    let state = state::latest_state(folder.path()).unwrap();
+    let expected = (*step > 1).then(|| format!("step-{:012}", step - 1));
+    let found = state.map(|path| path.file_name().unwrap().to_string_lossy().into_owned());
+    assert_eq!(found, expected);
+    assert_eq!(observer.logs.len() as u64, step - 1);
+}
+
+#[test]
+fn unreadable_pairs_cost_themselves_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pairs = SmallPairs::new(32);
+    pairs.unreadable = [3, 20].into();
+    let mut observer = Recorder::default();
+    train_on(&pairs, &config(), &mut towers(), folder.path(), &mut observer).unwrap();
+    // 20 steps of 8 are 5 epochs of 32.
+    assert_eq!(observer.rejected.len(), 10);
+    assert_eq!(observer.logs.iter().map(|l| l.pairs).sum::<usize>(), 150);
+    assert_eq!(observer.logs.iter().map(|l| l.rejected).sum::<usize>(), 10);
+}
+
+#[test]
+fn nothing_readable_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pairs = SmallPairs::new(32);
+    pairs.unreadable = (0..32).collect();
+    let mut observer = Recorder::default();
+    let error =
+        train_on(&pairs, &config(), &mut towers(), folder.path(), &mut observer).unwrap_err();
+    let expected = "step 1: none of the 8 pairs could be read, the first because it is unreadable";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_failed_evaluation_ends_the_run_with_its_state_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.evaluate_every = Some(4);
+    let mut observer = Recorder { fail_at: Some(8), ..Recorder::default() };
+    let error = train(&config, &mut towers(), folder.path(), &mut observer).unwrap_err();
+    assert_eq!(error.to_string(), "step 8: the observer failed");
+    assert_eq!(error.source().unwrap().to_string(), "no such metric");
+    assert_eq!(observer.evaluated, [4, 8]);
+    let state = state::latest_state(folder.path()).unwrap().unwrap();
+    assert!(state.ends_with("states/step-000000000008"));
+}
+
+#[test]
+fn a_frozen_tower_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, image) = towers();
+    let mut towers = (text, image.freeze());
+    let before = towers.clone();
+    train(&config(), &mut towers, folder.path(), &mut Recorder::default()).unwrap();
+    assert_eq!(towers.1, before.1);
+    assert_ne!(towers.0, before.0);
+}
