@@ -24,16 +24,15 @@ const EDGES: [(&str, &[&str]); 11] = [
 ];
 
 /// Heavy dependency (or the start of its name) and the crates that may name it.
-const HEAVY: [(&str, &[&str]); 11] = [
+const HEAVY: [(&str, &[&str]); 10] = [
     ("usearch", &["index"]),
     ("tantivy", &["index"]),
     ("axum", &["serve"]),
     ("tokio", &["serve"]),
     ("hyper", &["serve"]),
     ("gemm", &["engine"]),
-    // Portable SIMD without `unsafe`: resizing and exact search have loops of their own.
-    ("pulp", &["engine", "index", "input"]),
-    ("safetensors", &["model"]),
+    // Weights, and training states.
+    ("safetensors", &["model", "train"]),
     ("arrow", &["data"]),
     ("parquet", &["data"]),
     ("cudarc", &["gpu"]),
