@@ -10,7 +10,7 @@ mod names;
 mod tree;
 mod words;
 
-use std::fmt;
+use std::{fmt, io::Write as _};
 
 use self::tree::Tree;
 use crate::{Stopped, Verdict};
@@ -63,18 +63,29 @@ const RULES: [(&str, Rule); 12] = [
 /// Checks every rule and prints the faults.
 pub(crate) fn tidy() -> Result<Verdict, Stopped> {
     let tree = Tree::of_checkout()?;
-    let mut n_faults = 0;
+    let (report, n_faults) = report(&tree);
+    match std::io::stdout().write_all(report.as_bytes()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
+    Ok(if n_faults == 0 { Verdict::Fine } else { Verdict::No })
+}
+
+/// The faults as text, and how many there are.
+fn report(tree: &Tree) -> (String, usize) {
+    let (mut report, mut n_faults) = (String::new(), 0);
     for (name, rule) in RULES {
-        let mut faults = rule(&tree);
+        let mut faults = rule(tree);
         faults.sort();
         if !faults.is_empty() {
-            println!("tidy: broken rule: {name}");
+            report += &format!("tidy: broken rule: {name}\n");
         }
-        faults.iter().for_each(|fault| println!("  {fault}"));
+        report.extend(faults.iter().map(|fault| format!("  {fault}\n")));
         n_faults += faults.len();
     }
-    println!("tidy: {} files, {} rules, {n_faults} faults", tree.len(), RULES.len());
-    Ok(if n_faults == 0 { Verdict::Fine } else { Verdict::No })
+    report += &format!("tidy: {} files, {} rules, {n_faults} faults\n", tree.len(), RULES.len());
+    (report, n_faults)
 }
 
 /// Shared by the tests of the rules.
@@ -84,4 +95,25 @@ fn check_faults(rule: Rule, files: &[(&str, &str)], expect: &[&str]) {
     let mut faults = rule(&Tree::of(files));
     faults.sort();
     assert_eq!(faults.iter().map(Fault::to_string).collect::<Vec<_>>(), expect);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_faults_under_their_rule_and_counts_them() {
+        let tree =
+            Tree::of(&[("crates/magic/Cargo.toml", "[lints]\nworkspace = true\n"), ("a.rs", "")]);
+        let (report, n_faults) = report(&tree);
+        assert_eq!(n_faults, 2);
+        assert_eq!(
+            report,
+            "tidy: broken rule: crates use only what the table allows\n  \
+             crates/magic/Cargo.toml: crate `magic` has no row in the table\n\
+             tidy: broken rule: every source file opens with what it is\n  \
+             a.rs: does not open with `//!`\n\
+             tidy: 2 files, 12 rules, 2 faults\n"
+        );
+    }
 }
