@@ -112,8 +112,8 @@ impl Augment {
             let grey = grey_of(lit);
             *pixel = std::array::from_fn(|channel| {
                 let colour = grey + saturation * (lit[channel] - grey);
-                // The cast saturates: 0 to 255.
-                (colour * cast[channel]).round() as u8
+                // The conversion cuts fractions off and saturates: 0 to 255.
+                (colour * cast[channel] + 0.5) as u8
             });
         }
     }

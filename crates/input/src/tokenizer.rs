@@ -7,8 +7,11 @@
 //!
 //! As in the reference, special tokens written in a text (`[SEP]`) count as such.
 
+use std::panic::catch_unwind;
+
 use rayon::prelude::*;
-use tokenizers::{PaddingParams, PaddingStrategy};
+use serde::de::IgnoredAny;
+use tokenizers::{Encoding, PaddingParams, PaddingStrategy, Token};
 
 use crate::{TokenizerError, tokenizer_files};
 
@@ -47,12 +50,23 @@ impl Tokenizer {
     /// When the file is too large or not a usable tokenizer.
     pub fn from_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
         tokenizer_files::check_size("tokenizer.json", bytes.len(), MAX_JSON_BYTES)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(TokenizerError::Json)?;
-        inner.with_truncation(None).map_err(TokenizerError::Json)?;
+        // The library below panics on some documents that contradict themselves.
+        catch_unwind(|| Self::read(bytes))
+            .unwrap_or_else(|_| Err("it contradicts itself".into()))
+            .map_err(TokenizerError::Json)
+    }
+
+    fn read(bytes: &[u8]) -> tokenizers::Result<Self> {
+        // Told here, because the library below panics on some documents that are no JSON at all.
+        let text = std::str::from_utf8(bytes)?;
+        serde_json::from_str::<IgnoredAny>(text)?;
+        let mut inner: tokenizers::Tokenizer = text.parse()?;
+        inner.with_truncation(None)?;
         let stored = inner.get_padding().cloned();
         inner.with_padding(None);
-        // The special tokens around a text are those the post-processor says it has added.
-        let probe = inner.encode("a", true).map_err(TokenizerError::Json)?;
+        // The special tokens are those that the post-processor puts around any one token.
+        let one = Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
+        let probe = inner.post_process(one, None, true)?;
         let mask = probe.get_special_tokens_mask();
         let n_before = mask.iter().take_while(|&&special| special == 1).count();
         let n_after = mask[n_before..].iter().rev().take_while(|&&special| special == 1).count();

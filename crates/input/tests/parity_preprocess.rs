@@ -4,6 +4,8 @@
 //! Tolerance: lossless files and every resize bit-exact; lossy files within the levels told in
 //! `decode.json`, since decoders differ in the inverse transform and in chroma upsampling.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::{io::Read, path::PathBuf};
 
 use conjoin_input::{ImageContract, ImageLimits, Pixels, ResizeMode, decode};

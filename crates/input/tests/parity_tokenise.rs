@@ -2,6 +2,8 @@
 //!
 //! In: `testdata/parity/tokenise/ids.json`, made by the `make.py` there. Tolerance: none.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::path::PathBuf;
 
 use conjoin_input::Tokenizer;
@@ -67,4 +69,16 @@ fn parity_clip_tokenizer() {
     let made = Tokenizer::from_clip_merges(&asset("clip-bpe-merges.txt.gz")).unwrap();
     assert_eq!((made.vocabulary_size(), made.pad_id()), (49_408, 49_407));
     check(made, |case| (&case.clip, &case.clip_cut));
+}
+
+/// The published file asks for truncation and padding to 128, which must not be followed.
+#[test]
+fn parity_published_tokenizer_json() {
+    let shared = std::env::var_os("CONJOIN_SHARED").map_or(root().join("../shared"), Into::into);
+    let path = shared.join("weights/all-MiniLM-L6-v2/tokenizer.json");
+    let Ok(bytes) = fs_err::read(&path) else {
+        eprintln!("skipped: there is no {}", path.display());
+        return;
+    };
+    check(Tokenizer::from_json(&bytes).unwrap(), |case| (&case.bert, &case.bert_cut));
 }

@@ -1,1 +1,64 @@
 //! Tests of `contract`.
+
+use super::*;
+
+const STORED: &str = r#"{
+    "text": {"max_tokens": 77, "prompts": {"query": "query: "}},
+    "image": {
+        "size": 64,
+        "resize": {"shortest_center_crop": {"crop_rounding": "half_even"}},
+        "interpolation": "bicubic",
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711]
+    }
+}"#;
+
+fn stored() -> InputContract {
+    serde_json::from_str(STORED).unwrap()
+}
+
+#[test]
+fn opens_v1_contract() {
+    let text = TextContract {
+        max_tokens: 77,
+        prompts: [("query".to_owned(), "query: ".to_owned())].into(),
+    };
+    let expected = InputContract { text: Some(text), image: Some(ImageContract::clip(64)) };
+    assert_eq!(stored(), expected);
+    let again = serde_json::to_string(&expected).unwrap();
+    assert_eq!(serde_json::from_str::<InputContract>(&again).unwrap(), expected);
+}
+
+#[test]
+fn refuses_missing_and_unknown_keys() {
+    let without = STORED.replace(r#""interpolation": "bicubic","#, "");
+    let found = serde_json::from_str::<InputContract>(&without).unwrap_err();
+    assert!(found.to_string().starts_with("missing field `interpolation`"), "{found}");
+    for (from, to) in [
+        (r#""size": 64,"#, r#""size": 64, "antialias": true,"#),
+        (r#""max_tokens": 77,"#, r#""max_tokens": 77, "lower": true,"#),
+        (r#""half_even""#, r#""half_even", "pad": 1"#),
+    ] {
+        let found = serde_json::from_str::<InputContract>(&STORED.replace(from, to)).unwrap_err();
+        assert!(found.to_string().starts_with("unknown field"), "{found}");
+    }
+}
+
+#[test]
+fn checks_every_modality() {
+    assert_eq!(stored().check(), Ok(()));
+    let mut contract = stored();
+    contract.text.as_mut().unwrap().max_tokens = 0;
+    let found = contract.check().unwrap_err();
+    assert_eq!(found.to_string(), "`text.max_tokens` is 0, expected at least 1");
+    let mut contract = stored();
+    contract.image.as_mut().unwrap().size = 1 << 20;
+    assert_eq!(contract.check().unwrap_err().key, "image.size");
+}
+
+#[test]
+fn prompts_only_known_tasks() {
+    let text = stored().text.unwrap();
+    assert_eq!(text.prompted("query", "red shoe"), "query: red shoe");
+    assert_eq!(text.prompted("document", "red shoe"), "red shoe");
+}

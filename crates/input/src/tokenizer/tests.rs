@@ -1,1 +1,146 @@
-//! Tests of `tokenizer`.
+//! Tests of `tokenizer` and `tokenizer_files`.
+
+use std::{io::Write, path::PathBuf, sync::LazyLock};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const VOCAB: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ncat\n##s\non\nmat\n.\n";
+
+static CLIP: LazyLock<Tokenizer> = LazyLock::new(|| {
+    let path = "../../assets/tokenizers/clip-bpe-merges.txt.gz";
+    let bytes = fs_err::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    Tokenizer::from_clip_merges(&bytes).unwrap()
+});
+
+fn small() -> Tokenizer {
+    Tokenizer::from_wordpiece(VOCAB.as_bytes()).unwrap()
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    writer.write_all(text).unwrap();
+    writer.finish().unwrap()
+}
+
+#[test]
+fn encodes_words_by_their_pieces() {
+    let found = small().encode("A cats on dog.", 32).unwrap();
+    assert_eq!(found, Tokens { ids: vec![2, 5, 6, 7, 8, 1, 10, 3], total: 8 });
+}
+
+#[test]
+fn truncation_keeps_the_special_tokens_and_tells_the_total() {
+    let cut = |max_tokens| small().encode("a cats on mat .", max_tokens).unwrap();
+    assert_eq!(cut(8).ids, [2, 5, 6, 7, 8, 9, 10, 3]);
+    assert_eq!(cut(7), Tokens { ids: vec![2, 5, 6, 7, 8, 9, 3], total: 8 });
+    assert_eq!(cut(3), Tokens { ids: vec![2, 5, 3], total: 8 });
+    assert_eq!(cut(2), Tokens { ids: vec![2, 3], total: 8 });
+    let found = small().encode("a", 1).unwrap_err();
+    assert_eq!(found.to_string(), "1 tokens allowed, the special tokens alone are 2");
+}
+
+#[test]
+fn the_files_own_truncation_and_padding_are_off() {
+    let mut json: serde_json::Value = serde_json::from_slice(&small().to_json()).unwrap();
+    json["truncation"] = serde_json::json!({
+        "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
+    json["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": 8,
+        "pad_id": 9, "pad_type_id": 0, "pad_token": "mat"});
+    let read = Tokenizer::from_json(&serde_json::to_vec(&json).unwrap()).unwrap();
+    assert_eq!(read.encode("a cats .", 32).unwrap().ids, [2, 5, 6, 7, 10, 3]);
+    assert_eq!(read.pad_id(), 9);
+    let again = Tokenizer::from_json(&read.to_json()).unwrap();
+    assert_eq!((again.pad_id(), again.to_json()), (9, read.to_json()));
+}
+
+#[test]
+fn a_text_may_be_long_but_not_endless() {
+    let text = "a".repeat(MAX_TEXT_BYTES);
+    assert_eq!(small().encode(&text, 4).unwrap().total, 3);
+    let found = small().encode(&(text + "a"), 4).unwrap_err();
+    assert_eq!(found.to_string(), "the text has 1048577 bytes, the limit is 1048576");
+}
+
+#[test]
+fn a_batch_is_its_texts_in_order() {
+    let texts: Vec<String> = (0..200).map(|i| "a cat ".repeat(i % 7)).collect();
+    let tokenizer = small();
+    let batch = tokenizer.encode_batch(&texts, 8);
+    for (text, found) in texts.iter().zip(batch) {
+        assert_eq!(found.unwrap(), tokenizer.encode(text, 8).unwrap());
+    }
+}
+
+#[test]
+fn sizes_and_pads() {
+    assert_eq!((small().vocabulary_size(), small().pad_id()), (11, 0));
+    assert_eq!((CLIP.vocabulary_size(), CLIP.pad_id()), (49_408, 49_407));
+}
+
+#[track_caller]
+fn refused(found: Result<Tokenizer, TokenizerError>, text: &str) {
+    assert_eq!(found.unwrap_err().to_string(), text);
+}
+
+#[test]
+fn refuses_vocabularies_that_cannot_be() {
+    let twice = Tokenizer::from_wordpiece(format!("{VOCAB}cat\n").as_bytes());
+    refused(twice, "line 12 of the WordPiece vocabulary is \"cat\", expected a new token");
+    let lacking = Tokenizer::from_wordpiece(VOCAB.replace("[SEP]", "sep").as_bytes());
+    refused(lacking, "the vocabulary has no `[SEP]`");
+    refused(Tokenizer::from_wordpiece(b"\xff"), "the WordPiece vocabulary is not readable text");
+    refused(Tokenizer::from_clip_merges(b"no gzip"), "the merges file is not readable text");
+    let single = Tokenizer::from_clip_merges(&gzip(b"#version\nt h\nword\n"));
+    refused(
+        single,
+        "line 3 of the merges file is \"word\", expected two tokens with a space between",
+    );
+    let unknown = Tokenizer::from_clip_merges(&gzip(b"#version\nth e\n"));
+    refused(unknown, "this is not a usable `tokenizer.json`");
+    let bomb = Tokenizer::from_clip_merges(&gzip(&vec![b' '; 40 << 20]));
+    refused(bomb, "the merges file has 33554433 bytes or more, the limit is 33554432");
+    refused(Tokenizer::from_json(b"{}"), "this is not a usable `tokenizer.json`");
+}
+
+/// An old tokenizer may also name its post-processor's tokens beyond the vocabulary.
+#[test]
+fn the_vocabulary_covers_every_special_token() {
+    let json = String::from_utf8(small().to_json()).unwrap();
+    let high = json.replace(r#""ids":[3]"#, r#""ids":[40]"#);
+    assert_ne!(high, json);
+    let found = Tokenizer::from_json(high.as_bytes()).unwrap();
+    assert_eq!(found.encode("a", 9).unwrap().ids, [2, 5, 40]);
+    assert_eq!(found.vocabulary_size(), 41);
+}
+
+proptest! {
+    #[test]
+    fn prop_any_text_gives_ids_of_the_vocabulary(text in any::<String>(), max_tokens in 2..20_usize) {
+        for tokenizer in [&*CLIP, &small()] {
+            let found = tokenizer.encode(&text, max_tokens).unwrap();
+            let whole = tokenizer.encode(&text, usize::MAX).unwrap();
+            prop_assert_eq!((found.total, whole.total), (whole.ids.len(), whole.ids.len()));
+            prop_assert_eq!(found.ids.len(), whole.total.min(max_tokens));
+            prop_assert_eq!(found.ids.last(), whole.ids.last());
+            prop_assert!(whole.ids.iter().all(|&id| (id as usize) < tokenizer.vocabulary_size()));
+        }
+    }
+
+    #[test]
+    fn prop_damaged_files_never_panic(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+        text in any::<String>(),
+    ) {
+        let mut json = small().to_json();
+        for (at, byte) in damage {
+            let at = at.index(json.len());
+            json[at] = byte;
+        }
+        if let Ok(tokenizer) = Tokenizer::from_json(&json) {
+            let _ = tokenizer.encode(&text, 8);
+        }
+    }
+}
