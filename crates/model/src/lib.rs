@@ -1,1 +1,30 @@
-//! Models as data: encoder specs, one forward over the engine, weights and name maps.
+//! Models as data: specs, one forward over the engine, weights and name maps.
+//!
+//! In:  a checkpoint folder (ours, sentence-transformers', Keras MobileNet) or a spec and a seed.
+//! Out: [`TextTower`] and [`ImageTower`] for training, [`Model`] as an embedder.
+//! Not here: kernels and gradients (`conjoin-engine`), tokenising and resizing (`conjoin-input`).
+//!
+//! Adding a transformer family is adding a file under `families`: a rule from its `config.json` to an
+//! [`EncoderSpec`], and a name map from its tensor names to ours.
+
+mod checkpoint;
+mod encoder;
+mod error;
+pub mod families;
+mod layout;
+mod mobilenet;
+mod model;
+mod spec;
+mod tower;
+mod weight_file;
+mod weights;
+
+pub use checkpoint::{CHECKPOINT_FORMAT, CHECKPOINT_VERSION};
+pub use error::{ModelError, ModelErrorKind};
+pub use model::{Card, Model, ModelParts, ModelSpec};
+pub use spec::{
+    EncoderInput, EncoderSpec, ImageSpec, MobileNetBlock, MobileNetSpec, NormPlacement,
+};
+pub use tower::{ImageTower, Observe, TextTower};
+pub use weight_file::{WeightFile, WeightReader};
+pub use weights::{NameMap, Source};

@@ -1,0 +1,186 @@
+//! Our checkpoint: `spec.json`, `weights.safetensors`, `tokenizer.json` and the manifest.
+//!
+//! In:  a [`Model`]. Out: a folder, and the same model again. Format: `docs/format/checkpoint.md`.
+
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
+
+use conjoin_core::{
+    Artifact, ArtifactWriter, Embedder, Manifest, Parameter, Seed, Tower, hash_bytes,
+};
+use conjoin_input::Tokenizer;
+use safetensors::{Dtype, View};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    ImageTower, Model, ModelError, ModelErrorKind, ModelParts, ModelSpec, NameMap, TextTower,
+    WeightFile,
+};
+
+/// The manifest's format of a checkpoint.
+pub const CHECKPOINT_FORMAT: &str = "checkpoint";
+/// The newest version of the format.
+pub const CHECKPOINT_VERSION: u32 = 1;
+
+const SPEC_FILE: &str = "spec.json";
+const WEIGHTS_FILE: &str = "weights.safetensors";
+const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Descriptions and vocabularies are megabytes at most.
+const MAX_JSON_BYTES: u64 = 64 << 20;
+
+pub(crate) fn read_limited(path: &Path) -> Result<Vec<u8>, ModelErrorKind> {
+    let found = fs_err::metadata(path)?.len();
+    if found > MAX_JSON_BYTES {
+        let file = path.display().to_string();
+        return Err(ModelErrorKind::TooLarge { file, found, limit: MAX_JSON_BYTES });
+    }
+    Ok(fs_err::read(path)?)
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelErrorKind> {
+    let file = path.display().to_string();
+    serde_json::from_slice(&read_limited(path)?)
+        .map_err(|source| ModelErrorKind::Json { file, source })
+}
+
+impl Model {
+    /// Opens a checkpoint folder written by [`Model::save`].
+    ///
+    /// # Errors
+    /// When a file is missing, damaged, or not what the spec says.
+    pub fn open_checkpoint(folder: &Path) -> Result<Self, ModelError> {
+        read(folder).map_err(|kind| kind.at(folder.display().to_string()))
+    }
+
+    /// Writes the model as a checkpoint folder; `facts` go into the manifest.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path, manifest: Manifest) -> Result<Artifact, ModelError> {
+        self.write(folder, manifest).map_err(|kind| kind.at(folder.display().to_string()))
+    }
+
+    fn write(&self, folder: &Path, mut manifest: Manifest) -> Result<Artifact, ModelErrorKind> {
+        let writer = ArtifactWriter::create(folder)?;
+        let spec = serde_json::to_vec_pretty(self.spec())
+            .map_err(|source| ModelErrorKind::Json { file: SPEC_FILE.to_owned(), source })?;
+        fs_err::write(writer.file(SPEC_FILE), spec)?;
+        let parts = self.parts();
+        if let Some(tokenizer) = &parts.tokenizer {
+            fs_err::write(writer.file(TOKENIZER_FILE), tokenizer.to_json())?;
+        }
+        let text = parts.text.iter().flat_map(|t| named("text.", t.parameters()));
+        let image = parts.image.iter().flat_map(|t| named("image.", t.parameters()));
+        safetensors::serialize_to_file(
+            text.chain(image).collect::<Vec<_>>(),
+            None,
+            &writer.file(WEIGHTS_FILE),
+        )?;
+        CHECKPOINT_FORMAT.clone_into(&mut manifest.format);
+        manifest.version = CHECKPOINT_VERSION;
+        manifest.fingerprint = Some(self.fingerprint().to_owned());
+        Ok(writer.commit(manifest)?)
+    }
+
+    /// A model of trained towers; its fingerprint follows from every number and rule in it.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn from_parts(spec: ModelSpec, parts: ModelParts) -> Result<Self, ModelErrorKind> {
+        let fingerprint = fingerprint(&spec, &parts)?;
+        Self::new(spec, parts, fingerprint)
+    }
+}
+
+fn fingerprint(spec: &ModelSpec, parts: &ModelParts) -> Result<String, ModelErrorKind> {
+    // The card and the temperature change no vector.
+    let rules = (&spec.text, &spec.image, &spec.contract);
+    let rules = serde_json::to_vec(&rules)
+        .map_err(|source| ModelErrorKind::Json { file: SPEC_FILE.to_owned(), source })?;
+    let mut hashes = vec![hash_bytes(&rules)];
+    hashes.extend(parts.tokenizer.iter().map(|t| hash_bytes(&t.to_json())));
+    let parameters = |p: &[Parameter]| p.iter().map(|p| hash_bytes(&bytes(p))).collect::<Vec<_>>();
+    hashes.extend(parts.text.iter().flat_map(|t| parameters(t.parameters())));
+    hashes.extend(parts.image.iter().flat_map(|t| parameters(t.parameters())));
+    Ok(hash_bytes(hashes.concat().as_bytes()))
+}
+
+fn read(folder: &Path) -> Result<Model, ModelErrorKind> {
+    let artifact = Artifact::open(folder, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)?;
+    let spec: ModelSpec = read_json(&artifact.file(SPEC_FILE))?;
+    let file = WeightFile::open(&artifact.file(WEIGHTS_FILE))?;
+    let reader = file.reader()?;
+    let mut parts = ModelParts::default();
+    if let Some(text) = &spec.text {
+        let map = NameMap::with_prefix(&reader, "text.")?;
+        let tower = TextTower::build(text, &map, Seed(0))?;
+        all_given(&map, tower.parameters())?;
+        parts.text = Some(tower);
+        parts.tokenizer =
+            Some(Tokenizer::from_json(&read_limited(&artifact.file(TOKENIZER_FILE))?)?);
+    }
+    if let (Some(image), Some(contract)) = (&spec.image, &spec.contract.image) {
+        let map = NameMap::with_prefix(&reader, "image.")?;
+        let tower = ImageTower::build(image, contract, &map, Seed(0))?;
+        all_given(&map, tower.parameters())?;
+        parts.image = Some(tower);
+    }
+    let stated = artifact.manifest().fingerprint.clone();
+    match stated {
+        Some(fingerprint) => Model::new(spec, parts, fingerprint),
+        None => Model::from_parts(spec, parts),
+    }
+}
+
+/// In our own files nothing may be missing.
+fn all_given(map: &NameMap, parameters: &[Parameter]) -> Result<(), ModelErrorKind> {
+    match map.missing(parameters.iter().map(|p| p.name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(ModelErrorKind::MissingTensor(name.to_owned())),
+    }
+}
+
+fn bytes(parameter: &Parameter) -> Vec<u8> {
+    parameter.value.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn named<'a>(
+    prefix: &'static str,
+    parameters: &'a [Parameter],
+) -> impl Iterator<Item = (String, Stored<'a>)> {
+    parameters.iter().map(move |p| (format!("{prefix}{}", p.name), Stored(p)))
+}
+
+/// A parameter as safetensors wants to see it.
+struct Stored<'a>(&'a Parameter);
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        bytes(self.0).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.value.len() * 4
+    }
+}
+
+/// Facts about a model for a manifest.
+impl ModelSpec {
+    /// A few facts worth reading without opening the files.
+    #[must_use]
+    pub fn facts(&self) -> BTreeMap<String, serde_json::Value> {
+        BTreeMap::from([
+            ("name".to_owned(), self.card.name.clone().into()),
+            ("licence".to_owned(), self.card.licence.clone().into()),
+            ("log_scale".to_owned(), self.log_scale.into()),
+        ])
+    }
+}

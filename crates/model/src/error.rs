@@ -1,0 +1,137 @@
+//! Why a model could not be loaded, saved or built.
+
+use std::path::PathBuf;
+
+/// A model operation failed: where, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use model `{place}`")]
+pub struct ModelError {
+    /// The folder, file or name of the model.
+    pub place: String,
+    /// What is wrong.
+    #[source]
+    pub kind: ModelErrorKind,
+}
+
+/// What is wrong with a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelErrorKind {
+    /// A file could not be read or written; the error names it.
+    #[error("file access failed")]
+    Io(#[from] std::io::Error),
+    /// The folder has none of the layouts this build reads.
+    #[error(
+        "no known layout: expected `manifest.json` (conjoin), `modules.json` (sentence-transformers) \
+         or `layers.json` (Keras MobileNet)"
+    )]
+    UnknownLayout,
+    /// Pickled weights run code when read; they are refused.
+    #[error(
+        "`{}` is a pickle, which can run code; convert it to safetensors with the library that made it",
+        .0.display()
+    )]
+    Pickle(PathBuf),
+    /// A JSON file does not have the expected shape.
+    #[error("`{file}` is not as expected")]
+    Json {
+        /// The file.
+        file: String,
+        /// The parser's error.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A JSON file is far larger than any of its kind.
+    #[error("`{file}` has {found} bytes, the limit is {limit}")]
+    TooLarge {
+        /// The file.
+        file: String,
+        /// Its size.
+        found: u64,
+        /// The most that is read.
+        limit: u64,
+    },
+    /// A configuration value this build does not implement; guessing would change the numbers.
+    #[error("`{file}`: `{key}` is {found}, this build implements {supported}")]
+    Unsupported {
+        /// The file.
+        file: String,
+        /// The key.
+        key: String,
+        /// The value found.
+        found: String,
+        /// What is implemented.
+        supported: String,
+    },
+    /// The safetensors file is damaged.
+    #[error("not a valid safetensors file")]
+    Safetensors(#[from] safetensors::SafeTensorError),
+    /// The weights lack a tensor.
+    #[error("tensor `{0}` is missing")]
+    MissingTensor(String),
+    /// A tensor has another shape than the spec says.
+    #[error("tensor `{name}` has shape {found:?}, the spec needs {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Shape in the file.
+        found: Vec<usize>,
+        /// Shape by the spec.
+        expected: Vec<usize>,
+    },
+    /// A tensor has a number type this build does not read.
+    #[error("tensor `{name}` has type {found}, this build reads F32, F16 and BF16")]
+    NumberType {
+        /// The tensor.
+        name: String,
+        /// The type found.
+        found: String,
+    },
+    /// A tensor holds NaN or infinity.
+    #[error("tensor `{0}` has a value that is not finite")]
+    NotFinite(String),
+    /// The file has tensors nothing uses; ignoring them could mean a wrong model.
+    #[error("tensors {0:?} are not used by the spec")]
+    UnusedTensors(Vec<String>),
+    /// The spec contradicts itself.
+    #[error("spec: `{key}` is {found}, expected {expected}")]
+    Spec {
+        /// The key.
+        key: &'static str,
+        /// The value found.
+        found: String,
+        /// What is valid.
+        expected: String,
+    },
+    /// The two towers do not share a space.
+    #[error("the text tower gives {text} dimensions, the image tower {image}")]
+    Widths {
+        /// Width of text embeddings.
+        text: usize,
+        /// Width of image embeddings.
+        image: usize,
+    },
+    /// The tokeniser cannot be used.
+    #[error("the tokeniser cannot be used")]
+    Tokenizer(#[from] conjoin_input::TokenizerError),
+    /// The input contract is not valid.
+    #[error("the input contract is not valid")]
+    Contract(#[from] conjoin_input::ContractError),
+    /// The checkpoint folder cannot be used.
+    #[error("the checkpoint folder cannot be used")]
+    Artifact(#[from] Box<conjoin_core::ArtifactError>),
+}
+
+impl From<conjoin_core::ArtifactError> for ModelErrorKind {
+    fn from(error: conjoin_core::ArtifactError) -> Self {
+        Self::Artifact(Box::new(error))
+    }
+}
+
+impl ModelErrorKind {
+    /// Adds the place.
+    #[must_use]
+    pub fn at(self, place: impl Into<String>) -> ModelError {
+        ModelError { place: place.into(), kind: self }
+    }
+}

@@ -1,0 +1,85 @@
+//! MobileNet v1: declared from a spec, one forward for training and inference.
+//!
+//! In:  pixels. Out: unit vectors `[b, e]`.
+//! Batch norms are folded to a scale and a shift per channel at load; training sees them frozen to
+//! their statistics, so a row never depends on the rest of its batch.
+//! Source: Howard et al. 2017. Parity: `testdata/parity/mobilenet`, `testdata/parity/towers`.
+
+use std::sync::Arc;
+
+use conjoin_engine::{Activation, Exec, ImageShape, LinearParams, Pooling, Tensor};
+
+use crate::{layout::Layout, spec::MobileNetSpec, tower::Observe};
+
+/// A MobileNet whose parameters are declared.
+#[derive(Debug)]
+pub(crate) struct MobileNet {
+    spec: MobileNetSpec,
+    stem: LinearParams,
+    blocks: Vec<Block>,
+    projection: Option<LinearParams>,
+}
+
+#[derive(Debug)]
+struct Block {
+    depthwise: LinearParams,
+    pointwise: LinearParams,
+    stride: usize,
+}
+
+impl MobileNet {
+    pub(crate) fn declare(spec: &MobileNetSpec, layout: &mut Layout) -> Self {
+        let stem = layout.convolution("stem", [spec.stem_filters, 27], spec.stem_filters);
+        let mut c = spec.stem_filters;
+        let mut blocks = Vec::with_capacity(spec.blocks.len());
+        for (i, block) in spec.blocks.iter().enumerate() {
+            let name = |part: &str| format!("blocks.{i}.{part}");
+            blocks.push(Block {
+                depthwise: layout.convolution(&name("depthwise"), [9, c], c),
+                pointwise: layout.convolution(
+                    &name("pointwise"),
+                    [block.filters, c],
+                    block.filters,
+                ),
+                stride: block.stride,
+            });
+            c = block.filters;
+        }
+        let projection = spec.projection.map(|e| layout.projection("projection", e, c));
+        Self { spec: spec.clone(), stem, blocks, projection }
+    }
+
+    pub(crate) fn spec(&self) -> &MobileNetSpec {
+        &self.spec
+    }
+
+    /// # Shapes
+    /// `pixels`: `[b · h · w, 3]`, result: `[b, e]`.
+    pub(crate) fn embed_pixels(
+        &self,
+        exec: &Exec<'_>,
+        pixels: &Tensor,
+        shape: ImageShape,
+        observe: Observe<'_>,
+    ) -> Tensor {
+        let stride = self.spec.stem_stride;
+        let windows = exec.unfold(pixels, shape, 3, stride); // [b·h·w, 27]
+        let mut x = exec.linear(&windows, self.stem, Activation::Relu6); // [b·h·w, c]
+        let mut shape = shape.strided(stride);
+        observe("hidden.0", &x);
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = exec.depthwise(&x, shape, block.stride, block.depthwise, Activation::Relu6);
+            shape = shape.strided(block.stride);
+            x = exec.linear(&x, block.pointwise, Activation::Relu6); // [b·h·w, c']
+            observe(&format!("hidden.{}", i + 1), &x);
+        }
+        let per_image = shape.height * shape.width;
+        let offsets: Arc<[usize]> = (0..=shape.batch).map(|i| i * per_image).collect();
+        let mut pooled = exec.pool_sequences(&x, &offsets, Pooling::Mean); // [b, c']
+        observe("pooled", &pooled);
+        if let Some(projection) = self.projection {
+            pooled = exec.linear(&pooled, projection, Activation::Identity); // [b, e]
+        }
+        exec.normalize(&pooled)
+    }
+}

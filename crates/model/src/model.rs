@@ -1,0 +1,218 @@
+//! A loaded model: towers, tokeniser, input contract; what the rest of the project calls an embedder.
+
+use std::path::Path;
+
+use conjoin_core::{EmbedError, Embedder, Embeddings, Modality, Tower};
+use conjoin_input::{ImageLimits, InputContract, Pixels, Tokenizer};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{EncoderSpec, ImageSpec, ImageTower, ModelError, ModelErrorKind, TextTower, families};
+
+/// Everything about a model but its numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// The text tower, if there is one.
+    pub text: Option<EncoderSpec>,
+    /// The image tower, if there is one.
+    pub image: Option<ImageSpec>,
+    /// What the towers expect of their inputs.
+    pub contract: InputContract,
+    /// The learned temperature: similarities were trained as `exp(log_scale) · cosine`.
+    pub log_scale: f32,
+    /// Where the model comes from.
+    pub card: Card,
+}
+
+/// Where a model comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    /// Its name.
+    pub name: String,
+    /// The licence of its weights, where known.
+    pub licence: Option<String>,
+    /// The models it started from.
+    pub sources: Vec<String>,
+}
+
+/// The parts of a model that hold numbers or a vocabulary.
+#[derive(Debug, Default)]
+pub struct ModelParts {
+    /// The text tower.
+    pub text: Option<TextTower>,
+    /// The image tower.
+    pub image: Option<ImageTower>,
+    /// The tokeniser; needed by a text tower.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Model {
+    spec: ModelSpec,
+    parts: ModelParts,
+    fingerprint: String,
+    modalities: Vec<Modality>,
+    width: usize,
+    limits: ImageLimits,
+}
+
+impl Model {
+    /// Joins the parts.
+    ///
+    /// # Errors
+    /// When there is no tower, the towers have different widths, or parts and contract do not fit.
+    pub fn new(
+        spec: ModelSpec,
+        parts: ModelParts,
+        fingerprint: String,
+    ) -> Result<Self, ModelErrorKind> {
+        spec.contract.check()?;
+        let spec_error = |key, found: &str, expected: &str| ModelErrorKind::Spec {
+            key,
+            found: found.to_owned(),
+            expected: expected.to_owned(),
+        };
+        let text_is_whole = parts.text.is_some() == spec.contract.text.is_some()
+            && parts.text.is_some() == parts.tokenizer.is_some();
+        if !text_is_whole {
+            let expected = "a tower, a contract and a tokeniser, or none of them";
+            return Err(spec_error("text", "a part of the text side", expected));
+        }
+        if parts.image.is_some() != spec.contract.image.is_some() {
+            return Err(spec_error("image", "one alone", "a tower and a contract, or none"));
+        }
+        let (text, image) =
+            (parts.text.as_ref().map(Tower::width), parts.image.as_ref().map(Tower::width));
+        let width = match (text, image) {
+            (Some(text), Some(image)) if text != image => {
+                return Err(ModelErrorKind::Widths { text, image });
+            }
+            (Some(width), _) | (None, Some(width)) => width,
+            (None, None) => return Err(spec_error("text, image", "no tower", "at least one")),
+        };
+        let modalities = [(Modality::Text, text), (Modality::Image, image)];
+        let modalities = modalities.into_iter().filter_map(|(m, w)| w.map(|_| m)).collect();
+        let limits = ImageLimits::default();
+        Ok(Self { spec, parts, fingerprint, modalities, width, limits })
+    }
+
+    /// Opens a model folder of any known layout.
+    ///
+    /// # Errors
+    /// When the layout is unknown, or a file is missing, damaged or says something this build does
+    /// not implement.
+    pub fn open(folder: &Path) -> Result<Self, ModelError> {
+        if folder.join(conjoin_core::MANIFEST_FILE).exists() {
+            return Self::open_checkpoint(folder);
+        }
+        if folder.join("modules.json").exists() {
+            return families::bert::open_sentence_transformer(folder);
+        }
+        Err(ModelErrorKind::UnknownLayout.at(folder.display().to_string()))
+    }
+
+    /// Everything about the model but its numbers.
+    #[must_use]
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The towers and the tokeniser.
+    #[must_use]
+    pub fn parts(&self) -> &ModelParts {
+        &self.parts
+    }
+
+    /// Takes the model apart, for training.
+    #[must_use]
+    pub fn into_parts(self) -> (ModelSpec, ModelParts) {
+        (self.spec, self.parts)
+    }
+
+    /// Token ids of a text by the contract, and how many there were before truncation.
+    ///
+    /// # Errors
+    /// When there is no text tower or the tokeniser refuses the text.
+    pub fn tokenize(&self, text: &str) -> Result<conjoin_input::Tokens, EmbedError> {
+        let (Some(tokenizer), Some(contract)) = (&self.parts.tokenizer, &self.spec.contract.text)
+        else {
+            return Err(EmbedError::NoTower(Modality::Text));
+        };
+        tokenizer.encode(text, contract.max_tokens).map_err(|e| unreadable(Modality::Text, e))
+    }
+
+    fn prepare(&self, bytes: &[u8]) -> Result<Pixels, EmbedError> {
+        let contract =
+            self.spec.contract.image.as_ref().ok_or(EmbedError::NoTower(Modality::Image))?;
+        contract.read(bytes, &self.limits).map_err(|e| unreadable(Modality::Image, e))
+    }
+}
+
+fn unreadable(
+    modality: Modality,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> EmbedError {
+    EmbedError::Input { modality, source: Box::new(source) }
+}
+
+/// Texts are tokenised and pictures decoded this many at a time, so that memory stays bounded.
+const TEXTS_PER_BLOCK: usize = 1024;
+const IMAGES_PER_BLOCK: usize = 64;
+
+impl Embedder for Model {
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn modalities(&self) -> &[Modality] {
+        &self.modalities
+    }
+
+    fn embed_texts(&self, texts: &[&str]) -> Result<Embeddings, EmbedError> {
+        let tower = self.parts.text.as_ref().ok_or(EmbedError::NoTower(Modality::Text))?;
+        let mut all = Embeddings::zeros(0, self.width);
+        for block in texts.chunks(TEXTS_PER_BLOCK) {
+            let ids: Vec<Vec<u32>> = block
+                .par_iter()
+                .map(|text| Ok(self.tokenize(text)?.ids))
+                .collect::<Result<_, EmbedError>>()?;
+            all.append(&tower.embed(&ids.iter().collect::<Vec<_>>())?);
+        }
+        Ok(all)
+    }
+
+    fn embed_images(
+        &self,
+        images: &[&[u8]],
+    ) -> Result<Vec<Result<Vec<f32>, EmbedError>>, EmbedError> {
+        let tower = self.parts.image.as_ref().ok_or(EmbedError::NoTower(Modality::Image))?;
+        let mut all = Vec::with_capacity(images.len());
+        for block in images.chunks(IMAGES_PER_BLOCK) {
+            let prepared: Vec<_> = block.par_iter().map(|bytes| self.prepare(bytes)).collect();
+            let good: Vec<&Pixels> = prepared.iter().filter_map(|p| p.as_ref().ok()).collect();
+            let embeddings = tower.embed(&good)?;
+            let mut rows = embeddings.rows();
+            all.extend(
+                prepared
+                    .into_iter()
+                    .map(|p| p.map(|_| rows.next().expect("a row per readable picture").to_vec())),
+            );
+        }
+        Ok(all)
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        self.spec.contract.text.as_ref().map(|text| text.max_tokens)
+    }
+
+    fn count_tokens(&self, text: &str) -> Result<usize, EmbedError> {
+        Ok(self.tokenize(text)?.total)
+    }
+}

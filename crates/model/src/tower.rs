@@ -1,0 +1,331 @@
+//! The two towers: an encoder, its parameters, and the checks of its input.
+//!
+//! In:  token ids or prepared pixels. Out: unit vectors `[b, e]`, and gradients of the parameters.
+
+use std::sync::Arc;
+
+use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
+use conjoin_engine::{Exec, ImageShape, Pool, Tape, Tensor, vectorize};
+use conjoin_input::{ImageContract, Pixels};
+
+use crate::{
+    EncoderInput, EncoderSpec, ImageSpec, ModelErrorKind,
+    encoder::Encoder,
+    layout::Layout,
+    mobilenet::MobileNet,
+    weights::{self, NameMap},
+};
+
+/// Is told each intermediate by name (`hidden.3`, `pooled`); parity tests listen, nothing else does.
+pub type Observe<'a> = &'a mut dyn FnMut(&str, &Tensor);
+
+/// Tokens or pixels per forward pass when embedding: enough to fill the cores, little enough to stay
+/// near the caches.
+const ROWS_PER_PASS: usize = 2048;
+const IMAGES_PER_PASS: usize = 8;
+
+/// Embeds token ids.
+#[derive(Debug)]
+pub struct TextTower {
+    encoder: Encoder,
+    parameters: Vec<Parameter>,
+    pool: Pool,
+}
+
+/// Embeds prepared pictures.
+#[derive(Debug)]
+pub struct ImageTower {
+    body: Body,
+    size: usize,
+    mean: [f32; 3],
+    std: [f32; 3],
+    parameters: Vec<Parameter>,
+    pool: Pool,
+}
+
+#[derive(Debug)]
+enum Body {
+    Transformer(Encoder),
+    MobileNet(MobileNet),
+}
+
+/// What the backward pass of a tower needs.
+#[derive(Debug)]
+pub struct Recording {
+    tape: Tape,
+    output: Tensor,
+}
+
+impl TextTower {
+    /// A tower with weights from `map`, and fresh ones from `seed` where the map has none.
+    ///
+    /// # Errors
+    /// When the spec contradicts itself, or a mapped tensor is missing or of another shape.
+    pub fn build(spec: &EncoderSpec, map: &NameMap, seed: Seed) -> Result<Self, ModelErrorKind> {
+        spec.check()?;
+        if matches!(spec.input, EncoderInput::Patches { .. }) {
+            return Err(ModelErrorKind::Spec {
+                key: "input",
+                found: "patches".to_owned(),
+                expected: "tokens, for a text tower".to_owned(),
+            });
+        }
+        let mut layout = Layout::default();
+        let encoder = Encoder::declare(spec, &mut layout);
+        let parameters = weights::fill(layout, map, seed)?;
+        Ok(Self { encoder, parameters, pool: Pool::default() })
+    }
+
+    /// The spec.
+    #[must_use]
+    pub fn spec(&self) -> &EncoderSpec {
+        self.encoder.spec()
+    }
+
+    /// The most tokens a text may have.
+    #[must_use]
+    pub fn max_tokens(&self) -> usize {
+        self.encoder.max_tokens()
+    }
+
+    /// One pass over `inputs`, telling every intermediate.
+    ///
+    /// # Errors
+    /// When an input is empty, too long or has an unknown id.
+    pub fn observe(&self, inputs: &[&Vec<u32>], observe: Observe<'_>) -> Result<(), TowerError> {
+        let exec = Exec::inferring(&self.parameters, &self.pool);
+        self.forward(&exec, inputs, observe)?;
+        Ok(())
+    }
+
+    fn forward(
+        &self,
+        exec: &Exec<'_>,
+        inputs: &[&Vec<u32>],
+        observe: Observe<'_>,
+    ) -> Result<Tensor, TowerError> {
+        self.check(inputs)?;
+        let ids: Arc<[u32]> = inputs.iter().flat_map(|ids| ids.iter().copied()).collect();
+        let mut offsets = vec![0];
+        for ids in inputs {
+            offsets.push(offsets[offsets.len() - 1] + ids.len());
+        }
+        Ok(self.encoder.embed_ids(exec, &ids, offsets.into(), observe))
+    }
+
+    fn check(&self, inputs: &[&Vec<u32>]) -> Result<(), TowerError> {
+        let EncoderInput::Tokens { vocabulary, positions, .. } = self.spec().input else {
+            unreachable!("checked when the tower was built")
+        };
+        for (index, ids) in inputs.iter().enumerate() {
+            if ids.is_empty() || ids.len() > positions {
+                let found = format!("{} tokens", ids.len());
+                let expected = format!("1 to {positions} tokens");
+                return Err(TowerError::InputSize { index, found, expected });
+            }
+            if let Some(&id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+                return Err(TowerError::TokenId { index, id, vocabulary });
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts `inputs` into passes of about [`ROWS_PER_PASS`] tokens.
+    fn passes<'a, 'b>(inputs: &'a [&'b Vec<u32>]) -> Vec<&'a [&'b Vec<u32>]> {
+        let (mut passes, mut start, mut tokens) = (Vec::new(), 0, 0);
+        for (i, ids) in inputs.iter().enumerate() {
+            if tokens + ids.len() > ROWS_PER_PASS && i > start {
+                passes.push(&inputs[start..i]);
+                (start, tokens) = (i, 0);
+            }
+            tokens += ids.len();
+        }
+        passes.push(&inputs[start..]);
+        passes
+    }
+}
+
+impl ImageTower {
+    /// A tower with weights from `map`, and fresh ones from `seed` where the map has none.
+    ///
+    /// `contract` tells the size and the mean and deviation the pixels are normalised with.
+    ///
+    /// # Errors
+    /// When the spec contradicts itself or the contract, or a mapped tensor is missing or of another
+    /// shape.
+    pub fn build(
+        spec: &ImageSpec,
+        contract: &ImageContract,
+        map: &NameMap,
+        seed: Seed,
+    ) -> Result<Self, ModelErrorKind> {
+        let mut layout = Layout::default();
+        let body = match spec {
+            ImageSpec::MobileNet(spec) => {
+                spec.check()?;
+                Body::MobileNet(MobileNet::declare(spec, &mut layout))
+            }
+            ImageSpec::Transformer(spec) => {
+                spec.check()?;
+                Body::Transformer(Encoder::declare(spec, &mut layout))
+            }
+        };
+        if spec.image_size() != Some(contract.size) {
+            return Err(ModelErrorKind::Spec {
+                key: "image_size",
+                found: format!("{:?}", spec.image_size()),
+                expected: format!("the input contract's {}", contract.size),
+            });
+        }
+        let parameters = weights::fill(layout, map, seed)?;
+        let (size, mean, std) = (contract.size, contract.mean, contract.std);
+        Ok(Self { body, size, mean, std, parameters, pool: Pool::default() })
+    }
+
+    /// The spec.
+    #[must_use]
+    pub fn spec(&self) -> ImageSpec {
+        match &self.body {
+            Body::Transformer(encoder) => ImageSpec::Transformer(encoder.spec().clone()),
+            Body::MobileNet(net) => ImageSpec::MobileNet(net.spec().clone()),
+        }
+    }
+
+    /// One pass over `inputs`, telling every intermediate.
+    ///
+    /// # Errors
+    /// When a picture has not the tower's size.
+    pub fn observe(&self, inputs: &[&Pixels], observe: Observe<'_>) -> Result<(), TowerError> {
+        let exec = Exec::inferring(&self.parameters, &self.pool);
+        self.forward(&exec, inputs, observe)?;
+        Ok(())
+    }
+
+    fn forward(
+        &self,
+        exec: &Exec<'_>,
+        inputs: &[&Pixels],
+        observe: Observe<'_>,
+    ) -> Result<Tensor, TowerError> {
+        self.check(inputs)?;
+        let side = self.size;
+        let shape = ImageShape { batch: inputs.len(), height: side, width: side };
+        let pixels = self.normalize(inputs); // [b·s·s, 3]
+        Ok(match &self.body {
+            Body::Transformer(encoder) => encoder.embed_pixels(exec, &pixels, shape, observe),
+            Body::MobileNet(net) => net.embed_pixels(exec, &pixels, shape, observe),
+        })
+    }
+
+    fn check(&self, inputs: &[&Pixels]) -> Result<(), TowerError> {
+        let fits = |p: &&Pixels| p.width() == self.size && p.height() == self.size;
+        match inputs.iter().position(|p| !fits(p)) {
+            None => Ok(()),
+            Some(index) => Err(TowerError::InputSize {
+                index,
+                found: format!("{}x{}", inputs[index].width(), inputs[index].height()),
+                expected: format!("{0}x{0}", self.size),
+            }),
+        }
+    }
+
+    /// `(x / 255 − mean) / std`, pixels as rows.
+    fn normalize(&self, inputs: &[&Pixels]) -> Tensor {
+        let tables: [[f32; 256]; 3] = std::array::from_fn(|c| {
+            std::array::from_fn(|x| (x as f32 / 255.0 - self.mean[c]) / self.std[c])
+        });
+        let mut values = Vec::with_capacity(inputs.len() * self.size * self.size * 3);
+        vectorize(|| {
+            for pixels in inputs {
+                let (pixels, _) = pixels.data().as_chunks::<3>();
+                values.extend(
+                    pixels.iter().flat_map(|p| [0, 1, 2].map(|c| tables[c][usize::from(p[c])])),
+                );
+            }
+        });
+        self.pool.tensor(values.len() / 3, 3, &values)
+    }
+}
+
+fn ignore(_name: &str, _value: &Tensor) {}
+
+fn rows(output: &Tensor) -> Embeddings {
+    Embeddings::new(output.cols(), output.values().to_vec()).expect("a tensor has whole rows")
+}
+
+impl Tower for TextTower {
+    type Input = Vec<u32>;
+    type Recording = Recording;
+
+    fn width(&self) -> usize {
+        self.spec().embedding_width()
+    }
+
+    fn embed(&self, inputs: &[&Vec<u32>]) -> Result<Embeddings, TowerError> {
+        let mut all = Embeddings::zeros(0, self.width());
+        for pass in Self::passes(inputs).into_iter().filter(|p| !p.is_empty()) {
+            let exec = Exec::inferring(&self.parameters, &self.pool);
+            all.append(&rows(&self.forward(&exec, pass, &mut ignore)?));
+        }
+        Ok(all)
+    }
+
+    fn record(&self, inputs: &[&Vec<u32>]) -> Result<(Embeddings, Recording), TowerError> {
+        let exec = Exec::recording(&self.parameters, &self.pool);
+        let output = self.forward(&exec, inputs, &mut ignore)?;
+        Ok((rows(&output), Recording { tape: exec.into_tape(), output }))
+    }
+
+    fn backward(&self, recording: Recording, gradient: &Embeddings, into: &mut Gradients) {
+        let Recording { tape, output } = recording;
+        tape.backward(&output, gradient.values(), &self.parameters, &self.pool, into);
+    }
+
+    fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut [Parameter] {
+        &mut self.parameters
+    }
+}
+
+impl Tower for ImageTower {
+    type Input = Pixels;
+    type Recording = Recording;
+
+    fn width(&self) -> usize {
+        match &self.body {
+            Body::Transformer(encoder) => encoder.spec().embedding_width(),
+            Body::MobileNet(net) => net.spec().projection.unwrap_or(net.spec().features()),
+        }
+    }
+
+    fn embed(&self, inputs: &[&Pixels]) -> Result<Embeddings, TowerError> {
+        let mut all = Embeddings::zeros(0, self.width());
+        for pass in inputs.chunks(IMAGES_PER_PASS) {
+            let exec = Exec::inferring(&self.parameters, &self.pool);
+            all.append(&rows(&self.forward(&exec, pass, &mut ignore)?));
+        }
+        Ok(all)
+    }
+
+    fn record(&self, inputs: &[&Pixels]) -> Result<(Embeddings, Recording), TowerError> {
+        let exec = Exec::recording(&self.parameters, &self.pool);
+        let output = self.forward(&exec, inputs, &mut ignore)?;
+        Ok((rows(&output), Recording { tape: exec.into_tape(), output }))
+    }
+
+    fn backward(&self, recording: Recording, gradient: &Embeddings, into: &mut Gradients) {
+        let Recording { tape, output } = recording;
+        tape.backward(&output, gradient.values(), &self.parameters, &self.pool, into);
+    }
+
+    fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut [Parameter] {
+        &mut self.parameters
+    }
+}

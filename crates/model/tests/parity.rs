@@ -1,0 +1,404 @@
+//! Towers against PyTorch: every layer, the embeddings and every gradient, on the library's own files.
+//!
+//! Tolerances: hidden states and embeddings 1e-4 absolute and cosine 0.99999; gradients 5e-4 of the
+//! tensor's largest value. Reference: `testdata/parity/{towers,minilm,mobilenet}/make.py`.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use conjoin_core::{Embedder, Embeddings, Gradients, Seed, Tower};
+use conjoin_engine::Pooling;
+use conjoin_input::{ImageContract, Pixels};
+use conjoin_model::{
+    ImageSpec, ImageTower, MobileNetBlock, MobileNetSpec, Model, NameMap, Source, TextTower,
+    WeightFile, WeightReader,
+    families::{bert, clip, mobilenet},
+};
+use safetensors::SafeTensors;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn shared(path: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("CONJOIN_SHARED")
+        .map_or_else(|| root().join("../shared"), PathBuf::from)
+        .join(path);
+    if folder.exists() {
+        return Some(folder);
+    }
+    eprintln!("skipped: {} is not there (see CONJOIN_SHARED)", folder.display());
+    None
+}
+
+/// A golden file: any number type, by name.
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn open(path: &str) -> Self {
+        Self(fs_err::read(root().join("testdata/parity").join(path)).unwrap())
+    }
+
+    fn f32(&self, name: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let data = file.tensor(name).unwrap_or_else(|_| panic!("{name}")).data().to_vec();
+        data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    }
+
+    fn i64(&self, name: &str) -> Option<Vec<u32>> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let data = file.tensor(name).ok()?.data().to_vec();
+        Some(data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect())
+    }
+
+    fn ids(&self) -> Vec<Vec<u32>> {
+        (0..).map_while(|i| self.i64(&format!("ids.{i}"))).collect()
+    }
+
+    fn pixels(&self, name: &str) -> Vec<Pixels> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).unwrap();
+        let &[_, h, w, 3] = view.shape() else { panic!("pixels are [b, h, w, 3]") };
+        let images = view.data().chunks(h * w * 3);
+        images.map(|data| Pixels::new(w, h, data.to_vec()).unwrap()).collect()
+    }
+
+    /// The gradients alone, under the names of the tensors they belong to.
+    fn gradients(&self) -> WeightFile {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let named: Vec<_> = file
+            .tensors()
+            .into_iter()
+            .filter_map(|(name, view)| Some((name.strip_prefix("grad.")?.to_owned(), view)))
+            .collect();
+        WeightFile::from_bytes(safetensors::serialize(named, None).unwrap()).unwrap()
+    }
+}
+
+#[track_caller]
+fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}: size");
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f - e).abs() <= tolerance, "{what}[{i}]: {f} for {e}");
+    }
+}
+
+#[track_caller]
+fn assert_embeddings(found: &Embeddings, expected: &[f32]) {
+    assert_close("embeddings", found.values(), expected, 1e-4);
+    for (row, expected) in found.rows().zip(expected.chunks(found.width())) {
+        let cosine: f32 = row.iter().zip(expected).map(|(a, b)| a * b).sum();
+        assert!(cosine > 0.99999, "cosine {cosine}");
+    }
+}
+
+/// Checks hidden states of input 0, embeddings of all inputs, and all gradients.
+#[track_caller]
+fn check<T: Tower>(
+    tower: &T,
+    inputs: &[&T::Input],
+    golden: &Golden,
+    observed: &BTreeMap<String, Vec<f32>>,
+    expected_gradient: &dyn Fn(&str) -> Option<Vec<f32>>,
+) {
+    for (name, value) in observed {
+        let golden_name = if name == "pooled" { "pooled.0" } else { name.as_str() };
+        assert_close(name, value, &golden.f32(golden_name), 1e-4);
+    }
+    let expected = golden.f32("embeddings");
+    assert_embeddings(&tower.embed(inputs).unwrap(), &expected);
+
+    let (embeddings, recording) = tower.record(inputs).unwrap();
+    assert_embeddings(&embeddings, &expected);
+    let upstream = Embeddings::new(tower.width(), golden.f32("upstream")).unwrap();
+    let mut gradients = Gradients::zeros(tower.parameters());
+    tower.backward(recording, &upstream, &mut gradients);
+    let mut n = 0;
+    for (parameter, found) in tower.parameters().iter().zip(gradients.iter()) {
+        let Some(mut expected) = expected_gradient(&parameter.name) else { continue };
+        if parameter.name == "tokens.weight"
+            && expected[..parameter.shape[1]].iter().all(|g| *g == 0.0)
+        {
+            // PyTorch's BERT has `padding_idx = 0`: it never trains that row. We never pad, so for us
+            // id 0 is a token like any other.
+            expected[..parameter.shape[1]].copy_from_slice(&found[..parameter.shape[1]]);
+        }
+        let largest = expected.iter().fold(1e-6_f32, |m, v| m.max(v.abs()));
+        assert_close(&parameter.name, found, &expected, 5e-4 * largest);
+        n += 1;
+    }
+    assert_eq!(n, tower.parameters().len(), "every parameter's gradient is compared");
+}
+
+fn case(name: &str) -> (WeightFile, Vec<u8>, Golden) {
+    let folder = root().join("testdata/parity/towers").join(name);
+    (
+        WeightFile::open(&folder.join("model.safetensors")).unwrap(),
+        fs_err::read(folder.join("config.json")).unwrap(),
+        Golden::open(&format!("towers/{name}/golden.safetensors")),
+    )
+}
+
+/// Golden gradients in our names: the maps of these families are linear.
+fn mapped_gradients(golden: &Golden, names: &[(String, Source)]) -> NameMap {
+    let file = golden.gradients();
+    NameMap::read(&file.reader().unwrap(), names, &[]).unwrap()
+}
+
+fn check_text(tower: &TextTower, golden: &Golden, gradients: &NameMap) {
+    let ids = golden.ids();
+    let inputs: Vec<_> = ids.iter().collect();
+    let mut observed = BTreeMap::new();
+    let mut observe = |name: &str, value: &conjoin_engine::Tensor| {
+        observed.insert(name.to_owned(), value.values().to_vec());
+    };
+    tower.observe(&inputs[..1], &mut observe).unwrap();
+    assert_eq!(observed.len(), 4, "three hidden states and the pooled one");
+    check(tower, &inputs, golden, &observed, &|name| gradients.get(name).map(|(_, v)| v.to_vec()));
+}
+
+#[test]
+fn parity_bert() {
+    let (weights, config, golden) = case("bert_tiny");
+    let spec = bert::spec(&config, Pooling::Mean).unwrap();
+    let names = bert::names(spec.layers);
+    let map = NameMap::read(&weights.reader().unwrap(), &names, &bert::IGNORED).unwrap();
+    let tower = TextTower::build(&spec, &map, Seed(0)).unwrap();
+    check_text(&tower, &golden, &mapped_gradients(&golden, &names));
+}
+
+#[test]
+fn parity_clip_text() {
+    let (weights, config, golden) = case("clip_text_tiny");
+    let spec = clip::text_spec(&config).unwrap();
+    let names = clip::text_names(spec.layers);
+    let map = NameMap::read(&weights.reader().unwrap(), &names, &[]).unwrap();
+    let tower = TextTower::build(&spec, &map, Seed(0)).unwrap();
+    check_text(&tower, &golden, &mapped_gradients(&golden, &names));
+}
+
+fn observed(tower: &ImageTower, pixels: &Pixels) -> BTreeMap<String, Vec<f32>> {
+    let mut observed = BTreeMap::new();
+    let mut observe = |name: &str, value: &conjoin_engine::Tensor| {
+        observed.insert(name.to_owned(), value.values().to_vec());
+    };
+    tower.observe(&[pixels], &mut observe).unwrap();
+    observed
+}
+
+#[test]
+fn parity_vit() {
+    let (weights, config, golden) = case("vit_tiny");
+    let spec = clip::vision_spec(&config).unwrap();
+    let names = clip::vision_names(spec.layers);
+    let map = NameMap::read(&weights.reader().unwrap(), &names, &[]).unwrap();
+    let contract = ImageContract::clip(32);
+    let tower = ImageTower::build(&ImageSpec::Transformer(spec), &contract, &map, Seed(0)).unwrap();
+    let pixels = golden.pixels("pixels");
+    let gradients = mapped_gradients(&golden, &names);
+    check(
+        &tower,
+        &pixels.iter().collect::<Vec<_>>(),
+        &golden,
+        &observed(&tower, &pixels[0]),
+        &|name| gradients.get(name).map(|(_, v)| v.to_vec()),
+    );
+}
+
+/// The chain rule from batch norm's γ and β to our scale `γ/σ` and shift `β − μγ/σ`, inverted:
+/// `dβ = dshift` and `dγ = (dscale − μ dshift) / σ`, hence `dscale = σ dγ + μ dβ`.
+fn norm_gradient(
+    weights: &WeightReader<'_>,
+    gradients: &WeightReader<'_>,
+    source: &Source,
+) -> Vec<f32> {
+    let part = |file: &WeightReader<'_>, prefix: &str, part: &str| {
+        file.tensor(&format!("{prefix}/{part}")).unwrap().1
+    };
+    match source {
+        Source::NormShift(prefix) => part(gradients, prefix, "beta"),
+        Source::NormScale(prefix) => {
+            let (d_gamma, d_beta) =
+                (part(gradients, prefix, "gamma"), part(gradients, prefix, "beta"));
+            let (mean, variance) =
+                (part(weights, prefix, "moving_mean"), part(weights, prefix, "moving_variance"));
+            (0..mean.len())
+                .map(|i| (variance[i] + 1e-3).sqrt() * d_gamma[i] + mean[i] * d_beta[i])
+                .collect()
+        }
+        other => panic!("{other:?} is no norm"),
+    }
+}
+
+#[test]
+fn parity_mobilenet_with_gradients() {
+    let (weights, _, golden) = case("mobilenet_tiny");
+    let blocks = [(8, 1), (16, 2), (16, 1), (24, 2)];
+    let blocks = blocks.map(|(filters, stride)| MobileNetBlock { filters, stride }).to_vec();
+    let spec = MobileNetSpec {
+        image_size: 32,
+        stem_filters: 8,
+        stem_stride: 2,
+        blocks,
+        projection: Some(24),
+    };
+    let mut names = mobilenet::names(4);
+    names.push(("projection.weight".into(), Source::Transposed("projection/kernel".into())));
+    let reader = weights.reader().unwrap();
+    let map = NameMap::read(&reader, &names, &[]).unwrap();
+    let contract = ImageContract::inception(32);
+    let tower = ImageTower::build(&ImageSpec::MobileNet(spec), &contract, &map, Seed(0)).unwrap();
+
+    let gradient_file = golden.gradients();
+    let gradients = gradient_file.reader().unwrap();
+    let is_norm = |s: &Source| matches!(s, Source::NormScale(_) | Source::NormShift(_));
+    let linear: Vec<_> = names.iter().filter(|(_, s)| !is_norm(s)).cloned().collect();
+    let mapped = NameMap::read(&gradients, &linear, &["conv"]).unwrap();
+    let expected = |name: &str| -> Option<Vec<f32>> {
+        let (_, source) = names.iter().find(|(ours, _)| ours == name)?;
+        if is_norm(source) {
+            return Some(norm_gradient(&reader, &gradients, source));
+        }
+        mapped.get(name).map(|(_, v)| v.to_vec())
+    };
+    let pixels = golden.pixels("pixels");
+    let inputs: Vec<_> = pixels.iter().collect();
+    check(&tower, &inputs, &golden, &observed(&tower, &pixels[0]), &expected);
+}
+
+fn bundled_mobilenet(size: usize) -> (ImageTower, Vec<f32>) {
+    let file = WeightFile::open(&root().join("assets/mobilenet/model.safetensors")).unwrap();
+    let reader = file.reader().unwrap();
+    let spec = MobileNetSpec::v1(0.75, size, None);
+    let names = mobilenet::names(spec.blocks.len());
+    let map = NameMap::read(&reader, &names, &mobilenet::IGNORED).unwrap();
+    let contract = mobilenet::contract(size);
+    let tower = ImageTower::build(&ImageSpec::MobileNet(spec), &contract, &map, Seed(0)).unwrap();
+    (tower, reader.tensor("conv_preds/kernel").unwrap().1)
+}
+
+#[test]
+fn the_bundled_mobilenet_gives_the_references_features_and_recognises_its_classes() {
+    let golden = Golden::open("mobilenet/golden.safetensors");
+    for size in [224, 128] {
+        let (tower, classifier) = bundled_mobilenet(size);
+        for picture in ["banana", "granny_smith", "lemon", "orange"] {
+            let file = format!("testdata/parity/mobilenet/{picture}.{size}.png");
+            let bytes = fs_err::read(root().join(file)).unwrap();
+            let pixels =
+                conjoin_input::decode(&bytes, &conjoin_input::ImageLimits::default()).unwrap();
+            let features = observed(&tower, &pixels).remove("pooled").unwrap();
+            assert_close(
+                picture,
+                &features,
+                &golden.f32(&format!("features.{picture}.{size}")),
+                2e-3,
+            );
+            let mut classes: Vec<(f32, u32)> = (0..1000)
+                .map(|class| {
+                    let weights = classifier.iter().skip(class).step_by(1000);
+                    (features.iter().zip(weights).map(|(f, w)| f * w).sum(), class as u32)
+                })
+                .collect();
+            classes.sort_by(|a, b| b.0.total_cmp(&a.0));
+            let top5: Vec<u32> = classes[..5].iter().map(|(_, class)| *class).collect();
+            let expected = golden.i64(&format!("expected.{picture}")).unwrap()[0];
+            assert!(top5.contains(&expected), "{picture} at {size}: {top5:?}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn parity_minilm() {
+    let Some(folder) = shared("weights/all-MiniLM-L6-v2") else { return };
+    let model = Model::open(&folder).unwrap();
+    let golden = Golden::open("minilm/golden.safetensors");
+    let texts = fs_err::read(root().join("testdata/parity/minilm/texts.json")).unwrap();
+    let texts: serde_json::Value = serde_json::from_slice(&texts).unwrap();
+    let texts: Vec<&str> =
+        texts["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    for (text, expected) in texts.iter().zip(golden.ids()) {
+        assert_eq!(model.tokenize(text).unwrap().ids, expected, "{text:?}");
+    }
+    assert_embeddings(&model.embed_texts(&texts).unwrap(), &golden.f32("embeddings"));
+}
+
+#[test]
+fn a_checkpoint_gives_back_the_same_model() {
+    let (weights, config, _) = case("bert_tiny");
+    let spec = bert::spec(&config, Pooling::Mean).unwrap();
+    let map = NameMap::read(&weights.reader().unwrap(), &bert::names(2), &bert::IGNORED).unwrap();
+    let text = TextTower::build(&spec, &map, Seed(0)).unwrap();
+    let vocab: String =
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"].map(|t| format!("{t}\n")).concat();
+    let model = model_of(text, spec, vocab.as_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    model.save(&folder, conjoin_core::Manifest::new("", 0)).unwrap();
+    let again = Model::open(&folder).unwrap();
+    assert_eq!(again.fingerprint(), model.fingerprint());
+    assert_eq!(again.spec(), model.spec());
+    assert_eq!(again.embed_texts(&["a b"]).unwrap(), model.embed_texts(&["a b"]).unwrap());
+
+    let mut bytes = fs_err::read(folder.join("weights.safetensors")).unwrap();
+    bytes.truncate(bytes.len() - 5);
+    fs_err::write(folder.join("weights.safetensors"), bytes).unwrap();
+    let error = Model::open(&folder).unwrap_err();
+    assert_eq!(error.kind.to_string(), "not a valid safetensors file");
+}
+
+fn model_of(text: TextTower, spec: conjoin_model::EncoderSpec, vocab: &[u8]) -> Model {
+    let contract = conjoin_input::InputContract {
+        text: Some(conjoin_input::TextContract { max_tokens: 8, prompts: BTreeMap::new() }),
+        image: None,
+    };
+    let spec = conjoin_model::ModelSpec {
+        text: Some(spec),
+        image: None,
+        contract,
+        log_scale: 1.0,
+        card: conjoin_model::Card::default(),
+    };
+    let tokenizer = Some(conjoin_input::Tokenizer::from_wordpiece(vocab).unwrap());
+    let parts = conjoin_model::ModelParts { text: Some(text), image: None, tokenizer };
+    Model::from_parts(spec, parts).unwrap()
+}
+
+#[test]
+fn a_row_never_depends_on_its_batch() {
+    let (weights, config, golden) = case("bert_tiny");
+    let spec = bert::spec(&config, Pooling::Mean).unwrap();
+    let map = NameMap::read(&weights.reader().unwrap(), &bert::names(2), &bert::IGNORED).unwrap();
+    let tower = TextTower::build(&spec, &map, Seed(0)).unwrap();
+    let ids = golden.ids();
+    let all = tower.embed(&ids.iter().collect::<Vec<_>>()).unwrap();
+    for (row, ids) in all.rows().zip(&ids) {
+        let alone = tower.embed(&[ids]).unwrap();
+        assert_close("alone", alone.values(), row, 1e-6);
+    }
+}
+
+#[test]
+fn bad_inputs_are_told_with_their_place() {
+    let (weights, config, _) = case("bert_tiny");
+    let spec = bert::spec(&config, Pooling::Mean).unwrap();
+    let map = NameMap::read(&weights.reader().unwrap(), &bert::names(2), &bert::IGNORED).unwrap();
+    let tower = TextTower::build(&spec, &map, Seed(0)).unwrap();
+    let error = |ids: Vec<u32>| tower.embed(&[&vec![1], &ids]).unwrap_err().to_string();
+    assert_eq!(error(vec![]), "input 1 has size 0 tokens, this tower takes 1 to 40 tokens");
+    assert_eq!(error(vec![0; 41]), "input 1 has size 41 tokens, this tower takes 1 to 40 tokens");
+    assert_eq!(error(vec![99]), "input 1 has token id 99, the vocabulary has 99 entries");
+    assert!(tower.embed(&[]).unwrap().is_empty());
+
+    let wrong = NameMap::read(
+        &weights.reader().unwrap(),
+        &[("tokens.weight".into(), Source::Same("embeddings.LayerNorm.bias".into()))],
+        &[""],
+    );
+    let error = TextTower::build(&spec, &wrong.unwrap(), Seed(0)).unwrap_err().to_string();
+    assert_eq!(error, "tensor `tokens.weight` has shape [32], the spec needs [99, 32]");
+    let unused = NameMap::read(&weights.reader().unwrap(), &bert::names(1), &bert::IGNORED);
+    assert!(unused.unwrap_err().to_string().contains("encoder.layer.1.attention"));
+}
