@@ -4,9 +4,16 @@
 //! Out: a [`Server`] that answers what `docs/http.md` describes until it is asked to stop.
 //! Not here: models and indexes; the binary hands them in.
 
+mod compute;
 mod config;
+mod embeddings;
 mod error;
+mod guard;
+mod input;
+mod page;
+mod pictures;
 mod routes;
+mod search;
 mod server;
 
 pub use config::ServeConfig;

@@ -9,10 +9,9 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
 use conjoin_core::{Embedder, Stop, Store};
 
-use crate::{ServeConfig, ServeError};
+use crate::{ServeConfig, ServeError, routes::App};
 
 /// How often a stop is looked for.
 const STOP_POLL: Duration = Duration::from_millis(25);
@@ -75,7 +74,7 @@ impl Server {
     async fn answer(self, stop: Stop) -> Result<(), ServeError> {
         let drain = Duration::from_millis(self.config.drain_ms);
         let listener = tokio::net::TcpListener::from_std(self.listener).map_err(ServeError::Run)?;
-        let app: Router = crate::routes::app(self.config, self.embedder, self.store);
+        let app = App::new(self.config, self.embedder, self.store).router();
         let graceful = axum::serve(listener, app).with_graceful_shutdown(stopped(stop.clone()));
         let answering = tokio::spawn(graceful.into_future());
         stopped(stop).await;
