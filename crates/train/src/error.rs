@@ -187,6 +187,20 @@ pub enum TrainError<E: std::error::Error + 'static> {
     /// The configuration cannot be.
     #[error("bad training configuration")]
     Config(#[from] ConfigError),
+    /// The towers' embeddings cannot be compared.
+    #[error("the text tower gives {text} dimensions, the image tower {image}")]
+    Width {
+        /// Width of the text tower.
+        text: usize,
+        /// Width of the image tower.
+        image: usize,
+    },
+    /// Two parameters have one name, so that a state could not tell them apart.
+    #[error("two parameters are called `{name}`")]
+    RepeatedName {
+        /// The name.
+        name: String,
+    },
     /// Batches cannot be drawn.
     #[error("cannot draw batches")]
     Sampler(#[from] SamplerError),

@@ -8,18 +8,18 @@
 //! follows from (seed, step), so a resumed run equals an unbroken one bit for bit.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use conjoin_core::{Gradients, Seed, Stop, Tower};
+use conjoin_core::{Gradients, Parameter, Seed, Stop, Tower};
 
 use crate::{
     adamw::{AdamW, clip_factor, grad_norm},
     config::{CheckpointConfig, PrefetchConfig, TrainConfig},
-    error::{StateError, StateErrorKind, TrainError},
+    error::{ConfigError, ConfigFault, StateError, StateErrorKind, TrainError},
     grad_cache::{self, Side, StepOutcome},
     journal::{Journal, StepLog},
     losses::FalseNegatives,
@@ -145,6 +145,8 @@ pub struct Trainer<'a, T: Tower, I: Tower, S> {
     image: Trained<'a, I>,
     task: Task,
     n_steps: u64,
+    /// The step of the newest state in the folder.
+    saved_step: Option<u64>,
 }
 
 /// A tower with what its training needs.
@@ -187,8 +189,8 @@ where
     /// A new run in `folder`.
     ///
     /// # Errors
-    /// When the configuration cannot be, the data has no whole batch, or the folder already holds
-    /// the state of a run.
+    /// When the configuration cannot be or does not fit the towers, the towers do not fit each
+    /// other, the data has no whole batch, or the folder already holds the state of a run.
     pub fn start(
         config: TrainConfig,
         text: &'a mut T,
@@ -221,6 +223,7 @@ where
         let task = PartMut { parameters: &mut task.scalars, optimizer: &mut task.optimizer };
         let parts = &mut [text.part_mut(), image.part_mut(), task];
         trainer.n_steps = state::load(&path, identity, parts)?;
+        trainer.saved_step = Some(trainer.n_steps);
         Ok(trainer)
     }
 
@@ -232,15 +235,30 @@ where
         folder: &Path,
     ) -> Result<Self, TrainError<S::Error>> {
         config.check()?;
+        if text.width() != image.width() {
+            return Err(TrainError::Width { text: text.width(), image: image.width() });
+        }
         let batches = SamplerConfig { batch: config.batch, drop_last: true };
         let seed = config.seed.stream("sampler");
         let sampler = Arc::new(Sampler::new(source.len(), batches, seed, &source.aspects())?);
         let task = Task::new("text_image", config.loss.build(), &config.optimizer);
         let parameters = [text.parameters(), image.parameters(), &task.scalars];
+        check_names(&config, &parameters)?;
         let identity = Identity::new(&config, source.fingerprint(), &parameters);
         let (text, image) = (Trained::new(text, &config), Trained::new(image, &config));
         let folder = folder.to_owned();
-        Ok(Self { config, source, sampler, folder, identity, text, image, task, n_steps: 0 })
+        Ok(Self {
+            config,
+            source,
+            sampler,
+            folder,
+            identity,
+            text,
+            image,
+            task,
+            n_steps: 0,
+            saved_step: None,
+        })
     }
 
     /// Number of steps done.
@@ -269,7 +287,6 @@ where
             journal: Journal::open(&self.folder, self.n_steps).map_err(|e| self.io_error(e))?,
             writer: StateWriter::new(&self.folder),
             saved: Instant::now(),
-            saved_step: None,
         };
         let (source, sampler) = (self.source, Arc::clone(&self.sampler));
         let inputs = self.config.seed.stream("inputs");
@@ -411,7 +428,7 @@ where
     }
 
     fn evaluate_when_due(
-        &self,
+        &mut self,
         records: &mut Records,
         observer: &mut impl Observer<T, I>,
     ) -> Result<(), TrainError<S::Error>> {
@@ -428,8 +445,8 @@ where
         Ok(())
     }
 
-    fn save(&self, records: &mut Records) -> Result<(), StateError> {
-        if records.saved_step == Some(self.n_steps) {
+    fn save(&mut self, records: &mut Records) -> Result<(), StateError> {
+        if self.saved_step == Some(self.n_steps) {
             return Ok(());
         }
         let task = Part { parameters: &self.task.scalars, optimizer: &self.task.optimizer };
@@ -437,13 +454,36 @@ where
         let seed = self.config.seed.0;
         records.writer.begin(|| Snapshot::take(self.n_steps, seed, &self.identity, &parts))?;
         records.saved = Instant::now();
-        records.saved_step = Some(self.n_steps);
+        self.saved_step = Some(self.n_steps);
         Ok(())
     }
 
     fn io_error(&self, error: std::io::Error) -> StateError {
         StateError { path: self.folder.clone(), kind: error.into() }
     }
+}
+
+/// Every name is there once, and every prefix of the configuration fits one.
+fn check_names<E: std::error::Error>(
+    config: &TrainConfig,
+    parameters: &[&[Parameter]],
+) -> Result<(), TrainError<E>> {
+    let mut names = BTreeSet::new();
+    for parameter in parameters.iter().flat_map(|list| list.iter()) {
+        if !names.insert(parameter.name.as_str()) {
+            return Err(TrainError::RepeatedName { name: parameter.name.clone() });
+        }
+    }
+    let multipliers = config.optimizer.lr_multipliers.iter().enumerate();
+    let unused = multipliers.filter(|(_, m)| !names.iter().any(|n| n.starts_with(&m.prefix)));
+    let faults: Vec<ConfigFault> = unused
+        .map(|(i, multiplier)| ConfigFault {
+            key: format!("optimizer.lr_multipliers.{i}.prefix"),
+            found: format!("`{}`", multiplier.prefix),
+            expected: "the start of a parameter's name",
+        })
+        .collect();
+    if faults.is_empty() { Ok(()) } else { Err(ConfigError { faults }.into()) }
 }
 
 /// What a step measured.
@@ -461,8 +501,6 @@ struct Records {
     writer: StateWriter,
     /// When the last state was begun.
     saved: Instant,
-    /// The step of the newest state.
-    saved_step: Option<u64>,
 }
 
 impl Records {

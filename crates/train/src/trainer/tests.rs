@@ -7,7 +7,7 @@ use crate::{
     config::LossConfig,
     error::TrainError,
     journal::JOURNAL_FILE,
-    testing::{SmallPairs, SmallTower, config, towers},
+    testing::{IMAGE_WIDTH, SmallPairs, SmallTower, config, towers},
 };
 
 /// Remembers steps; stops the run after some, fails an evaluation.
@@ -274,4 +274,38 @@ fn a_frozen_tower_stays_as_it_is() {
     train(&config(), &mut towers, folder.path(), &mut Recorder::default()).unwrap();
     assert_eq!(towers.1, before.1);
     assert_ne!(towers.0, before.0);
+}
+
+#[test]
+fn refuses_towers_and_settings_that_do_not_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    #[track_caller]
+    fn check(config: &TrainConfig, mut towers: Towers, folder: &Path, expected: &str) {
+        let observer = &mut Recorder::default();
+        let error = train(config, &mut towers, folder, observer).unwrap_err();
+        let cause = error.source().map_or_else(String::new, ToString::to_string);
+        assert_eq!(format!("{error}: {cause}"), expected);
+    }
+    let seed = conjoin_core::Seed(1);
+    let narrow = (towers().0, SmallTower::new("image", IMAGE_WIDTH, 4, seed));
+    let expected = "the text tower gives 8 dimensions, the image tower 4: ";
+    check(&config(), narrow, folder.path(), expected);
+    let twins = (towers().0, SmallTower::new("text", IMAGE_WIDTH, 8, seed));
+    check(&config(), twins, folder.path(), "two parameters are called `text.weight`: ");
+    let mut config = config();
+    config.optimizer.lr_multipliers[0].prefix = "imgae.".to_owned();
+    let expected = "bad training configuration: `optimizer.lr_multipliers.0.prefix` is `imgae.`, \
+                    it must be the start of a parameter's name";
+    check(&config, towers(), folder.path(), expected);
+}
+
+#[test]
+fn going_on_with_a_finished_run_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    train(&config(), &mut towers(), folder.path(), &mut Recorder::default()).unwrap();
+    let before = journal(folder.path());
+    let mut observer = Recorder::default();
+    let ended = resume(&config(), &mut towers(), folder.path(), &mut observer).unwrap();
+    assert_eq!((ended, observer.logs.len()), (Ended::Done, 0));
+    assert_eq!(journal(folder.path()), before);
 }
