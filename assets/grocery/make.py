@@ -1,7 +1,7 @@
 """Makes the bundled demonstration data from a copy of the Grocery Store Dataset.
 
 In:  the upstream `dataset` folder: classes.csv, train.txt, val.txt, test.txt, pictures.
-Out: products.csv, products/*.jpg, photos-train.tar, photos-val.tar, LICENSE, beside this script.
+Out: products.tar, photos-train.tar, photos-val.tar, LICENSE, beside this script.
 Not here: any change to a picture's bytes.
 
     python make.py path/to/upstream
@@ -26,7 +26,7 @@ LICENSE_NAMES = ("LICENSE", "../LICENSE")
 
 
 def main(upstream):
-    for stale in ("products", "photos-train.tar", "photos-val.tar", "products.csv"):
+    for stale in ("products.tar", "photos-train.tar", "photos-val.tar"):
         remove(HERE / stale)
     license_file = next(upstream / n for n in LICENSE_NAMES if (upstream / n).exists())
     shutil.copyfile(license_file, HERE / "LICENSE")
@@ -72,14 +72,14 @@ def read_classes(upstream):
 
 
 def write_products(classes):
-    (HERE / "products").mkdir()
-    with open(HERE / "products.csv", "w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(["id", "name", "description", "category", "image"])
+    """A WebDataset tar: the studio picture of a product and what is written about it."""
+    with tarfile.open(HERE / "products.tar", mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for c in classes:
-            image = f"products/{c['id']}.jpg"
-            shutil.copyfile(c["picture"], HERE / image)
-            writer.writerow([c["id"], c["name"], c["description"], c["category"], image])
+            facts = {
+                "id": c["id"], "product": c["name"], "category": c["category"],
+                "name": c["name"], "description": c["description"], "split": "train",
+            }
+            add_pair(tar, c["id"], c["picture"], facts)
 
 
 def read_pool(upstream, lists):
@@ -122,11 +122,15 @@ def photo_tar(upstream, classes, pool, split, n):
                     "id": key, "product": c["name"], "category": c["category"],
                     "name": c["name"], "description": c["description"], "split": split,
                 }
-                text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
-                add(tar, f"{key}.jpg", (upstream / path).read_bytes())
-                add(tar, f"{key}.json", text.encode())
+                add_pair(tar, key, upstream / path, facts)
                 count += 1
     return out.getvalue(), count
+
+
+def add_pair(tar, key, picture, facts):
+    text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
+    add(tar, f"{key}.jpg", picture.read_bytes())
+    add(tar, f"{key}.json", text.encode())
 
 
 def add(tar, name, data):
