@@ -71,6 +71,11 @@ impl App {
             .with_state(self)
     }
 
+    /// Requests in work or waiting for it.
+    fn open_requests(&self) -> usize {
+        self.config.max_requests - self.places.available_permits()
+    }
+
     fn modalities(&self) -> Vec<&'static str> {
         self.embedder.modalities().iter().map(|modality| modality.name()).collect()
     }
@@ -83,6 +88,7 @@ async fn health(State(app): State<App>) -> Json<Value> {
         "fingerprint": app.embedder.fingerprint(),
         "modalities": app.modalities(),
         "items": app.store.len(),
+        "open_requests": app.open_requests(),
     }))
 }
 
