@@ -5,7 +5,8 @@
 //! Not here: resizing (`image_contract`), the JPEG specifics (`jpeg`).
 //!
 //! Rules: orientation tags are applied; transparent pixels are blended over white; of 16-bit
-//! channels the high byte counts, as in Pillow; grey becomes three equal channels.
+//! channels the high byte counts, as in Pillow for colour (its 16-bit grey is clipped to white, a
+//! trap not imitated); grey becomes three equal channels.
 
 use std::io::Cursor;
 
@@ -51,7 +52,7 @@ impl ImageLimits {
 ///
 /// # Errors
 /// When the bytes are too many, of no known format, announce too large a picture, end too early
-/// or are corrupt. A damaged file is never returned half decoded.
+/// or are corrupt. A file that is cut off is never returned half decoded.
 pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Pixels, ImageError> {
     if bytes.len() > limits.max_bytes {
         return Err(ImageError::FileTooLarge { found: bytes.len(), limit: limits.max_bytes });
@@ -83,7 +84,7 @@ fn decode_other(
 ) -> Result<(DynamicImage, Orientation), ImageError> {
     let fail = |source: image::ImageError| ImageError::Decode { format, source: Box::new(source) };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), kind);
-    reader.limits(memory_limit(limits));
+    reader.limits(memory_limit(kind, limits));
     let mut decoder = reader.into_decoder().map_err(fail)?;
     let (width, height) = decoder.dimensions();
     limits.check(width as usize, height as usize)?;
@@ -92,11 +93,16 @@ fn decode_other(
     Ok((DynamicImage::from_decoder(decoder).map_err(fail)?, orientation))
 }
 
-/// What the decoders may allocate: the largest allowed picture at 16 bits and four channels,
-/// twice (a frame and the canvas of an animation), and a megabyte for everything else.
-fn memory_limit(limits: &ImageLimits) -> Limits {
+/// What the decoders may allocate besides the picture itself. For PNG these are a row and unpacked
+/// colour profiles, which must not be bombs; for the others a frame and the canvas of an animation.
+fn memory_limit(kind: ImageFormat, limits: &ImageLimits) -> Limits {
     let mut memory = Limits::no_limits();
-    memory.max_alloc = Some((limits.max_pixels as u64).saturating_mul(16) + (1 << 20));
+    let most = if kind == ImageFormat::Png {
+        limits.max_bytes.saturating_add(limits.max_side.saturating_mul(8))
+    } else {
+        limits.max_pixels.saturating_mul(8)
+    };
+    memory.max_alloc = Some(most.saturating_add(1 << 20) as u64);
     memory
 }
 

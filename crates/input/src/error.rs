@@ -29,7 +29,7 @@ pub enum ImageError {
         limit: usize,
     },
     /// The header announces too many pixels.
-    #[error("the picture is {width}x{height}, that is {found} pixels, the limit is {limit}", found = width * height)]
+    #[error("the picture is {width}x{height}, that is {found} pixels, the limit is {limit}", found = width.saturating_mul(*height))]
     TooManyPixels {
         /// Width announced.
         width: usize,
@@ -47,7 +47,7 @@ pub enum ImageError {
         height: usize,
     },
     /// The pixels do not fill the picture.
-    #[error("{found} bytes of pixels for a {width}x{height} RGB picture, expected {expected}", expected = width * height * 3)]
+    #[error("{found} bytes of pixels for a {width}x{height} RGB picture, expected {expected}", expected = width.saturating_mul(*height).saturating_mul(3))]
     PixelCount {
         /// Width told.
         width: usize,

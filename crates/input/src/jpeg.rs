@@ -5,7 +5,7 @@
 //!
 //! Decoders commonly fill what is missing of a damaged file with grey. Trained on, such a picture
 //! teaches nonsense, so here it is an error: the decoder runs in its strict mode, and a file
-//! without an end marker is refused.
+//! without an end marker is refused. Not noticed, as in Pillow: an end marker put in too early.
 
 use image::{DynamicImage, GrayImage, RgbImage, metadata::Orientation};
 use zune_jpeg::{

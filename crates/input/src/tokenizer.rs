@@ -15,7 +15,7 @@ use tokenizers::{Encoding, PaddingParams, PaddingStrategy, Token};
 
 use crate::{TokenizerError, tokenizer_files};
 
-/// Most bytes of a text: far more than any model reads, and tokenised in well under a second.
+/// Most bytes of a text: far more than any model reads, and tokenised in about a second.
 /// A longer text is an error; cutting it is the caller's decision.
 pub const MAX_TEXT_BYTES: usize = 1 << 20;
 

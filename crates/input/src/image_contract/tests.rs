@@ -22,6 +22,14 @@ fn contracts(size: usize) -> Vec<ImageContract> {
 }
 
 #[test]
+fn refuses_pixels_that_do_not_fill_the_picture() {
+    let found = Pixels::new(2, 2, vec![0; 11]).unwrap_err();
+    assert_eq!(found.to_string(), "11 bytes of pixels for a 2x2 RGB picture, expected 12");
+    assert!(Pixels::new(0, 2, Vec::new()).is_err());
+    assert!(!Pixels::new(usize::MAX, 3, Vec::new()).unwrap_err().to_string().is_empty());
+}
+
+#[test]
 fn rounds_crops_by_rule() {
     let surplus = [0, 1, 2, 3, 4, 5, 6, 7];
     assert_eq!(surplus.map(|n| CropRounding::HalfEven.half(n)), [0, 0, 1, 2, 2, 2, 3, 4]);
