@@ -9,7 +9,13 @@
 //! a common offset, as real dual encoders do. The model after training sees pictures better and
 //! texts a little worse.
 
-use std::{collections::BTreeMap, env, error::Error, path::Path, time::Instant};
+use std::{
+    collections::BTreeMap,
+    env,
+    error::Error,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use conjoin_core::{Embeddings, Modality, Rng, Seed, hash_bytes};
@@ -203,16 +209,8 @@ fn texts() -> Vec<Item> {
 
 /// Thumbnails of the classes' folders, or titles where there is no folder.
 fn pictures(folder: Option<&str>) -> Result<Vec<Item>, Box<dyn Error>> {
-    let mut files: Vec<Vec<String>> = Vec::new();
-    for folder in folder.map(fs::read_dir).transpose()?.into_iter().flatten() {
-        let mut inside = Vec::new();
-        for file in fs::read_dir(folder?.path())? {
-            inside.push(file?.path().to_string_lossy().into_owned());
-        }
-        inside.sort();
-        files.push(inside);
-    }
-    files.sort();
+    let folders = folder.map(sorted_paths).transpose()?.unwrap_or_default();
+    let files = folders.iter().map(sorted_paths).collect::<Result<Vec<_>, _>>()?;
     let mut items = Vec::new();
     for (class, name) in CLASSES.iter().enumerate() {
         for number in 0..PICTURES_PER_CLASS {
@@ -228,6 +226,13 @@ fn pictures(folder: Option<&str>) -> Result<Vec<Item>, Box<dyn Error>> {
         }
     }
     Ok(items)
+}
+
+fn sorted_paths(folder: impl AsRef<Path>) -> std::io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder.as_ref())?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
 }
 
 fn facts(name: &str, note: &str) -> ModelFacts {

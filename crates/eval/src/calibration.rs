@@ -26,8 +26,9 @@ pub struct Calibration {
 /// Newton steps at most; a convex problem of two unknowns needs about ten.
 const MAX_STEPS: usize = 100;
 
-/// The gradient (per pair, in standardised units) at which the fit is done.
-const TOLERANCE: f64 = 1e-12;
+/// The drop of the loss that the local parabola promises below which one full step ends the fit:
+/// Newton's method squares its error there, while the loss itself is only exact to about 1e-16.
+const LAST_DROP: f64 = 1e-12;
 
 impl Calibration {
     /// Fits the scores of matching and of other pairs.
@@ -108,11 +109,11 @@ impl Fit {
         let mut loss = self.loss(a, b);
         for _ in 0..MAX_STEPS {
             let d = self.derivatives(a, b);
-            if d.by_a.abs().max(d.by_b.abs()) < TOLERANCE {
-                break;
-            }
             let (step_a, step_b) = d.newton_step();
             let slope = step_a * d.by_a + step_b * d.by_b;
+            if -slope < LAST_DROP {
+                return (a + step_a, b + step_b);
+            }
             let Some((length, lower)) = self.backtrack((a, b), (step_a, step_b), (loss, slope))
             else {
                 break; // No step lowers the loss any more: this is the best in f64.

@@ -4,10 +4,10 @@
 //! Not here: metrics (`metric`), approximate search (`conjoin-index`).
 //!
 //! A block of queries meets a block of corpus rows that fits the cache; the scores of the block go
-//! straight into one [`Collector`] per query. Each dot product is summed in the same order wherever
-//! it is computed, so that scores are equal bit for bit on every thread and machine.
+//! straight into one [`Collector`] per query. [`dot`] always sums in the same order, so that scores are
+//! equal bit for bit on every thread and machine.
 
-use std::{array, ops::Range};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -25,11 +25,9 @@ const MAX_QUERY_BLOCK: usize = 16;
 /// Bytes of corpus that meet a block of queries: half of a common level-two cache.
 const CORPUS_BLOCK_BYTES: usize = 512 << 10;
 
-/// Partial sums per dot product, a whole number of vector registers.
-const LANES: usize = 8;
-
-/// Corpus rows that share the loads of a query.
-const TILE: usize = 4;
+/// Partial sums per dot product: four registers of the smallest vector unit, which is enough to hide
+/// the latency of an addition.
+const LANES: usize = 16;
 
 /// The outcome for one query.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,7 +104,7 @@ fn rank_block(
         .map(|&query| Collector::new(task, query, precedence))
         .collect::<Result<Vec<_>, _>>()?;
     let n = task.corpus.len();
-    let rows = (CORPUS_BLOCK_BYTES / (size_of::<f32>() * task.corpus.width())).max(TILE);
+    let rows = (CORPUS_BLOCK_BYTES / (size_of::<f32>() * task.corpus.width())).max(1);
     let mut scores = Vec::with_capacity(rows);
     for start in (0..n).step_by(rows) {
         let block = start..n.min(start + rows);
@@ -123,37 +121,22 @@ fn score(task: &RetrievalTask, query: u32, rows: Range<usize>, scores: &mut Vec<
     let width = task.corpus.width();
     let query = task.queries.row(query as usize);
     let block = &task.corpus.values()[rows.start * width..rows.end * width];
-    let tiles = block.chunks_exact(TILE * width);
-    let rest = tiles.remainder();
     scores.clear();
-    for tile in tiles {
-        scores.extend(dots::<TILE>(query, array::from_fn(|i| &tile[i * width..(i + 1) * width])));
-    }
-    scores.extend(rest.chunks_exact(width).map(|row| dot(query, row)));
+    scores.extend(block.chunks_exact(width).map(|row| dot(query, row)));
 }
 
-/// The dot product, summed as in every other place of this crate.
+/// The dot product. It has one summation order, so that a score never depends on where it is asked.
 pub(crate) fn dot(query: &[f32], row: &[f32]) -> f32 {
-    dots(query, [row])[0]
-}
-
-/// Dot products of one query with `D` rows; `D` never changes a sum.
-#[inline]
-fn dots<const D: usize>(query: &[f32], rows: [&[f32]; D]) -> [f32; D] {
     let (queries, query_rest) = query.as_chunks::<LANES>();
-    let rows = rows.map(|row| row.as_chunks::<LANES>());
-    let mut sums = [[0.0_f32; LANES]; D];
-    for (at, query) in queries.iter().enumerate() {
-        for (sum, (row, _)) in sums.iter_mut().zip(&rows) {
-            for ((sum, q), r) in sum.iter_mut().zip(query).zip(&row[at]) {
-                *sum += q * r;
-            }
+    let (rows, row_rest) = row.as_chunks::<LANES>();
+    let mut sums = [0.0_f32; LANES];
+    for (query, row) in queries.iter().zip(rows) {
+        for (sum, (q, r)) in sums.iter_mut().zip(query.iter().zip(row)) {
+            *sum += q * r;
         }
     }
-    array::from_fn(|i| {
-        let rest: f32 = query_rest.iter().zip(rows[i].1).map(|(q, r)| q * r).sum();
-        sums[i].iter().sum::<f32>() + rest
-    })
+    let rest: f32 = query_rest.iter().zip(row_rest).map(|(q, r)| q * r).sum();
+    sums.iter().sum::<f32>() + rest
 }
 
 /// What is kept of the scores of one query.

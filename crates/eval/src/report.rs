@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use conjoin_core::{Artifact, ArtifactWriter, MANIFEST_FILE, Manifest};
 use fs_err as fs;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::html::render_html;
 use crate::{
@@ -104,9 +104,11 @@ pub struct Fact {
 pub struct TrainingCurve {
     /// The steps at which the loss was noted, increasing.
     pub steps: Vec<u64>,
-    /// The loss at each of them.
+    /// The loss at each of them; one that is no number is stored as null and leaves a gap.
+    #[serde(deserialize_with = "numbers_or_null")]
     pub loss: Vec<f32>,
     /// The learning rate at each of them, or empty.
+    #[serde(deserialize_with = "numbers_or_null")]
     pub learning_rate: Vec<f32>,
     /// Evaluations during training.
     pub evaluations: Vec<EvaluationPoint>,
@@ -225,6 +227,12 @@ impl Report {
         }
         manifest
     }
+}
+
+/// JSON has no NaN: it is written as null, which is read back here.
+fn numbers_or_null<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<f32>, D::Error> {
+    let numbers = Vec::<Option<f32>>::deserialize(input)?;
+    Ok(numbers.into_iter().map(|number| number.unwrap_or(f32::NAN)).collect())
 }
 
 /// Committing replaces the whole folder, so it must be a report, empty or absent.

@@ -36,8 +36,11 @@ pub(super) fn duration(seconds: f64) -> String {
 /// `1.23 GiB`.
 #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
 pub(super) fn bytes(n: u64) -> String {
-    let mut value = n as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
+    if n < 1000 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    for unit in ["KiB", "MiB", "GiB"] {
         if value < 1000.0 {
             return significant(value) + " " + unit;
         }
@@ -49,7 +52,7 @@ pub(super) fn bytes(n: u64) -> String {
 /// Three figures: `0.123`, `12.3`, `1234`.
 pub(super) fn significant(value: f64) -> String {
     match value.abs() {
-        a if a == 0.0 || !value.is_finite() => format!("{value}"),
+        a if a < 1e-3 || !value.is_finite() => format!("{value}"),
         a if a < 1.0 => format!("{value:.3}"),
         a if a < 10.0 => format!("{value:.2}"),
         a if a < 100.0 => format!("{value:.1}"),

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Bins drawn at most: finer ones are joined.
-const MAX_BINS: usize = 50;
+const MAX_BINS: usize = 70;
 
 const SIZE: (f64, f64) = (520.0, 270.0);
 const FRAME: Frame = Frame { left: 52.0, right: 510.0, top: 44.0, bottom: 216.0 };
@@ -67,7 +67,7 @@ pub(super) fn draw(page: &mut Markup, model: &ScoreDistribution, axes: Axes, who
     let mut drawing = Drawing(page);
     drawing.open("plot", SIZE, &describe(model, who));
     drawing.label("heading", (0.0, 16.0), who);
-    drawing.y_axis(y, 4, &FRAME, |share, digits| format!("{share:.digits$} %"));
+    drawing.y_axis(y, 6, &FRAME, |share, digits| format!("{share:.digits$} %"));
     for (fill, line, side) in [
         ("area other", "line other", &model.other),
         ("area matching", "line matching", &model.matching),

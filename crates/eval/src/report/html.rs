@@ -88,7 +88,9 @@ fn verdict(page: &mut Markup, verdict: &GateVerdict) {
         ("<p class=\"verdict worse\" role=\"status\">", "✗")
     };
     page.raw(open).raw("<span class=\"sign\" aria-hidden=\"true\">").raw(sign);
-    page.raw("</span><span>").text(&verdict.sentence).raw("</span></p>");
+    // A number and its percent sign stay on one line.
+    let sentence = verdict.sentence.replace(" %", "\u{a0}%");
+    page.raw("</span><span>").text(&sentence).raw("</span></p>");
 }
 
 fn data(page: &mut Markup, parts: &ReportParts) {

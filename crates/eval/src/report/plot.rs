@@ -19,7 +19,7 @@ pub(super) struct Scale {
 impl Scale {
     /// Maps `low` to `start` and `high` to `end`; a domain without width is given some.
     pub(super) fn new((low, high): (f64, f64), (start, end): (f64, f64)) -> Self {
-        let high = if high > low { high } else { low + 1.0 };
+        let high = if high > low { high } else { low + low.abs().max(1.0) };
         Self { low, high, start, end }
     }
 

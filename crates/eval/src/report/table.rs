@@ -78,7 +78,7 @@ fn senses(task: &TaskComparison) -> String {
 pub(super) fn table(page: &mut Markup, comparison: &Comparison) {
     let compared = comparison.tasks.iter().any(|t| t.metrics.iter().any(|m| m.change.is_some()));
     page.raw(
-        "<div class=\"scroll\"><table class=\"results\"><thead><tr><th scope=\"col\">Metric</th>",
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"All metrics\"><table class=\"results\"><thead><tr><th scope=\"col\">Metric</th>",
     );
     if compared {
         for name in ["Before", "After", "Difference"] {
