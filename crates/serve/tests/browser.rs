@@ -8,7 +8,7 @@
 mod common;
 mod webdriver;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io::Read, sync::Arc};
 
 use common::{FakeItem, FakeModel, Running, send};
 use conjoin_serve::ServeConfig;
@@ -30,13 +30,16 @@ const PRODUCTS: [(&str, &str, &str); 9] = [
     ("oatly-oat-milk", "Oatly Oat Milk", "oat milk carton"),
 ];
 
-fn product_path(id: &str) -> PathBuf {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/grocery/products");
-    PathBuf::from(folder).join(format!("{id}.jpg")).canonicalize().unwrap()
-}
-
+/// A product's picture, from the bundled data.
 fn product(id: &str) -> Vec<u8> {
-    fs_err::read(product_path(id)).unwrap()
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/grocery/products.tar");
+    let mut archive = tar::Archive::new(fs_err::File::open(path).unwrap());
+    let mut entries = archive.entries().unwrap().map(Result::unwrap);
+    let name = format!("{id}.jpg");
+    let mut entry = entries.find(|entry| entry.path().unwrap().ends_with(&name)).unwrap();
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 fn items() -> Vec<FakeItem> {
@@ -63,6 +66,7 @@ fn items() -> Vec<FakeItem> {
 fn server() -> Running {
     let captions = PRODUCTS.map(|(id, _, words)| (product(id), words.to_owned()));
     let model = Arc::new(FakeModel::new(captions.into()));
+    model.open_gate(); // no text shall wait here
     Running::start(ServeConfig::default(), model, items())
 }
 
@@ -99,7 +103,9 @@ fn the_page_finds_by_words_and_by_picture() {
     browser.screenshot("results");
 
     // A file, as a person would choose it.
-    let path = product_path("galia-melon");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.jpg");
+    fs_err::write(&path, product("galia-melon")).unwrap();
     let found = results(&browser, || browser.type_into("#file", path.to_str().unwrap()));
     assert_eq!(found[0], "Galia melon");
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use common::{Answer, FakeItem, FakeModel, FakeStore, Running, send};
+use common::{FakeItem, FakeModel, FakeStore, Running, http::Answer, send};
 use conjoin_serve::{ServeConfig, Server};
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 //! smallest HTTP client that will do.
 
 mod fakes;
-mod http;
+pub(crate) mod http;
 
 use std::{sync::Arc, thread::JoinHandle};
 
@@ -10,7 +10,7 @@ use conjoin_core::Stop;
 use conjoin_serve::{ServeConfig, ServeError, Server};
 
 pub(crate) use fakes::{FakeItem, FakeModel, FakeStore};
-pub(crate) use http::{Answer, send};
+pub(crate) use http::send;
 
 /// A running server; dropped, it is stopped.
 pub(crate) struct Running {

@@ -1,4 +1,5 @@
 //! A tiny client of the WebDriver protocol.
+#![expect(clippy::print_stderr, reason = "a skipped test tells why")]
 
 use std::{
     io::{BufRead, BufReader},
