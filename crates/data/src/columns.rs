@@ -104,13 +104,17 @@ impl Columns {
     }
 }
 
-/// The most similar name, if one is similar enough to be a slip.
+/// The most similar name, if one is similar enough to be a slip: a few letters off, or one within the other.
 fn closest(name: &str, found: &[String]) -> Option<String> {
     let wanted = name.to_lowercase();
-    let scored = found.iter().map(|f| (distance(&wanted, &f.to_lowercase()), f));
-    let (distance, best) = scored.min_by_key(|(distance, _)| *distance)?;
-    let is_part = best.to_lowercase().contains(&wanted) || wanted.contains(&best.to_lowercase());
-    (distance <= 1 + name.len() / 4 || (is_part && !best.is_empty())).then(|| best.clone())
+    let score = |candidate: &String| {
+        let have = candidate.to_lowercase();
+        let distance = distance(&wanted, &have);
+        let is_part = !have.is_empty() && (have.contains(&wanted) || wanted.contains(&have));
+        (distance <= 1 + name.len() / 4 || is_part).then_some(distance)
+    };
+    let similar = found.iter().filter_map(|candidate| Some((score(candidate)?, candidate)));
+    similar.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate.clone())
 }
 
 /// Levenshtein distance.
@@ -127,3 +131,6 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,3 +209,6 @@ fn add_new<'a>(columns: &mut Vec<String>, names: impl Iterator<Item = &'a String
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

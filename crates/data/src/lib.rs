@@ -15,6 +15,8 @@ pub mod read;
 mod record;
 mod shard;
 mod split;
+#[cfg(test)]
+mod testing;
 
 pub use columns::Columns;
 pub use curate::{CurateConfig, CurateSummary, columns_of, curate};

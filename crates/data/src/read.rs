@@ -119,3 +119,6 @@ pub(crate) fn file_name(path: &Path) -> String {
     let name = path.file_name().or_else(|| path.components().next_back().map(|c| c.as_os_str()));
     name.map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,3 +89,6 @@ fn position(group: &str, seed: Seed) -> f64 {
     // The upper 53 bits fill a double exactly.
     (hash >> 11) as f64 / (1_u64 << 53) as f64
 }
+
+#[cfg(test)]
+mod tests;

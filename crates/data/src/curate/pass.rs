@@ -91,6 +91,7 @@ pub(super) struct Pass<'a> {
     warned: BTreeSet<usize>,
     reasons: BTreeMap<String, u64>,
     inputs: BTreeMap<String, String>,
+    found: Vec<String>,
 }
 
 impl<'a> Pass<'a> {
@@ -118,6 +119,7 @@ impl<'a> Pass<'a> {
             warned: BTreeSet::new(),
             reasons: BTreeMap::new(),
             inputs: BTreeMap::new(),
+            found: Vec::new(),
         })
     }
 
@@ -237,19 +239,14 @@ impl<'a> Pass<'a> {
         split
     }
 
-    /// An unused id for a row without one: its row number, with the input's name where that is taken.
+    /// An unused id for a row without one: its row number, with the input's name where that is taken or
+    /// where other rows have ids of their own.
     fn free_id(&mut self, place: &Place) -> String {
-        let short = place.row.to_string();
+        let short = self.config.columns.id.is_none().then(|| place.row.to_string());
         let long = format!("{}:{}", place.input, place.row);
-        let mut candidates = vec![short, long.clone()].into_iter();
-        let mut n = self.n_rows;
-        loop {
-            let id = candidates.next().unwrap_or_else(|| format!("{long}:{n}"));
-            if self.ids.note(&id, place).is_ok() {
-                return id;
-            }
-            n += 1;
-        }
+        let longest = (self.n_rows + 1..).map(|n| format!("{}:{}:{n}", place.input, place.row));
+        let mut candidates = short.into_iter().chain([long]).chain(longest);
+        candidates.find(|id| self.ids.note(id, place).is_ok()).expect("there is no last number")
     }
 
     /// Counts a row and writes down what is wrong with it.
@@ -486,7 +483,9 @@ impl Intake<'_, '_> {
 
     /// Checks the columns of a format that declares none, by those of its first records.
     fn check_found(&mut self) -> Result<(), CurateError> {
-        let (mut names, mut n_records, mut attached) = (Vec::new(), 0, false);
+        // Shards given one by one are one catalogue: columns seen in an earlier input count.
+        let mut names = std::mem::take(&mut self.pass.found);
+        let (mut n_records, mut attached) = (0, false);
         for row in &self.pass.batch {
             if let Waiting::Record(record, image) = row {
                 n_records += 1;
@@ -494,12 +493,10 @@ impl Intake<'_, '_> {
                 add_new(&mut names, record.fields.iter().map(|(name, _)| name));
             }
         }
-        if n_records == 0 {
-            return Ok(());
-        }
         // A picture attached by the format stands for the image column.
         add_new(&mut names, self.pass.config.columns.image.iter().filter(|_| attached));
-        self.check(&names)
+        self.pass.found = names.clone();
+        if n_records == 0 { Ok(()) } else { self.check(&names) }
     }
 }
 
