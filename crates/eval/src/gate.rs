@@ -42,6 +42,9 @@ pub struct GateVerdict {
     pub sentence: String,
 }
 
+/// What a difference of two shares may be off by rounding; a gain of exactly the least is enough.
+const ROUNDING: f64 = 1e-9;
+
 impl Gate {
     /// Judges a comparison.
     ///
@@ -59,7 +62,7 @@ impl Gate {
             Some("so it did not get better".to_owned())
         } else if !change.is_clear() {
             Some("which is within noise".to_owned())
-        } else if gain < self.min_gain {
+        } else if gain < self.min_gain - ROUNDING {
             Some(format!("less than the {} asked for", self.amount(self.min_gain)))
         } else {
             self.worst_loss(comparison)
@@ -128,7 +131,7 @@ impl Gate {
         let (loss, task) = self
             .other_tasks(comparison)
             .filter_map(|(task, entry)| Some((loss(entry)?, task)))
-            .filter(|(loss, _)| *loss > self.max_loss)
+            .filter(|(loss, _)| *loss > self.max_loss + ROUNDING)
             .max_by(|(a, _), (b, _)| a.total_cmp(b))?;
         let (loss, limit) = (self.amount(loss), self.amount(self.max_loss));
         Some(format!("but {metric} of {task} got worse by {loss}, where {limit} are allowed"))

@@ -205,3 +205,6 @@ impl Collector {
 fn check_finite(query: u32, row: u32, score: f32) -> Result<(), TaskErrorKind> {
     if score.is_finite() { Ok(()) } else { Err(TaskErrorKind::NotFinite { query, row, score }) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,6 +90,17 @@ fn does_not_keep_a_gain_paid_for_elsewhere() {
 }
 
 #[test]
+fn exactly_what_is_asked_for_and_allowed_is_kept() {
+    // 0.6 - 0.4 is a little less than 0.2, and 0.5 - 0.48 a little more than 0.02.
+    let comparison = compare(
+        &[share("search", 40), share("similar", 50)],
+        &[share("search", 60), share("similar", 48)],
+        &Bootstrap::new(Seed(2)),
+    );
+    assert!(gate(0.2, 0.02).judge(&comparison.unwrap()).unwrap().keep);
+}
+
+#[test]
 fn a_lower_rank_is_a_gain() {
     let gate = Gate { metric: "search/mean_rank".parse().unwrap(), min_gain: 0.0, max_loss: 1.0 };
     let comparison =
