@@ -7,6 +7,7 @@
 //! The same inputs, configuration and seed give the same bytes, wherever the files are. Pictures are held
 //! for one batch only; texts of all items are held, as they are by [`crate::Dataset`].
 
+mod manifest;
 mod pass;
 
 use std::{

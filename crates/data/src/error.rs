@@ -125,6 +125,9 @@ pub enum ImageFault {
     /// The bytes are no image that can be used.
     #[error("the image cannot be used")]
     Decode(#[source] ImageError),
+    /// The decoder broke down on the bytes.
+    #[error("the image cannot be used: its decoder broke down")]
+    Panicked,
 }
 
 impl ImageFault {
@@ -137,6 +140,7 @@ impl ImageFault {
             Self::Outside { .. } => "image_outside_folder",
             Self::Missing { .. } => "image_file_missing",
             Self::Unreadable(_) => "image_unreadable",
+            Self::Panicked => "image_broken",
             Self::Decode(error) => match error {
                 ImageError::FileTooLarge { .. } => "image_too_large",
                 ImageError::SideTooLong { .. }

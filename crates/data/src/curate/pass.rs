@@ -12,16 +12,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use conjoin_core::{ArtifactWriter, Manifest, Progress, Stop, hash_bytes, hash_file};
+use conjoin_core::{ArtifactWriter, Manifest, Progress, Stop};
 use fs_err::File;
 use rayon::prelude::*;
 use serde::Serialize;
-use serde_json::{Value, json};
 
-use super::{CurateConfig, CurateSummary, PEEK_RECORDS, add_new};
+use super::{
+    CurateConfig, CurateSummary, PEEK_RECORDS, add_new,
+    manifest::{input_hashes, manifest},
+};
 use crate::{
     Limits,
-    dataset::{DATASET_FORMAT, DATASET_VERSION, ITEMS_FILE, REJECTS_FILE},
+    dataset::{ITEMS_FILE, REJECTS_FILE},
     error::{CurateError, ImageFault},
     filter::{
         duplicate_id::SeenIds,
@@ -30,7 +32,7 @@ use crate::{
         image::{self, Picture},
     },
     item::{Item, Split},
-    read::{self, Event, FolderContents},
+    read::{self, Event},
     record::{ImageSource, Place, RawRecord, Reason, Reject},
     shard::ShardWriter,
     split::{Ballot, assign},
@@ -497,55 +499,5 @@ impl Intake<'_, '_> {
         add_new(&mut names, self.pass.config.columns.image.iter().filter(|_| attached));
         self.pass.found = names.clone();
         if n_records == 0 { Ok(()) } else { self.check(&names) }
-    }
-}
-
-fn manifest(
-    config: &CurateConfig,
-    inputs: BTreeMap<String, String>,
-    summary: &CurateSummary,
-) -> Manifest {
-    let mut manifest = Manifest::new(DATASET_FORMAT, DATASET_VERSION);
-    manifest.config_hash = config.hash();
-    manifest.seed = Some(config.seed.0);
-    manifest.inputs = inputs;
-    let facts: [(&str, Value); 12] = [
-        ("n_rows", json!(summary.n_rows)),
-        ("n_items", json!(summary.n_items)),
-        ("n_train", json!(summary.n_train)),
-        ("n_val", json!(summary.n_val)),
-        ("n_images", json!(summary.n_images)),
-        ("n_groups", json!(summary.n_groups)),
-        ("n_rejected", json!(summary.n_rejected)),
-        ("n_warned", json!(summary.n_warned)),
-        ("n_straddling", json!(summary.n_straddling)),
-        ("n_shards", json!(summary.n_shards)),
-        ("reasons", json!(summary.reasons)),
-        ("columns", json!(config.columns)),
-    ];
-    manifest.facts = facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    manifest
-}
-
-/// What identifies an input: its own hash, that of each file of a folder, or, for a folder of pictures, of the
-/// list of their names and sizes (their contents are in the dataset itself).
-fn input_hashes(input: &Path) -> io::Result<Vec<(String, String)>> {
-    if !input.is_dir() {
-        return Ok(vec![(read::file_name(input), hash_file(input)?)]);
-    }
-    match read::folder_contents(input)? {
-        FolderContents::Files(files) => {
-            files.iter().map(|file| Ok((read::file_name(file), hash_file(file)?))).collect()
-        }
-        FolderContents::Images(images) => {
-            let mut list = String::new();
-            for image in &images {
-                let name = image.strip_prefix(input).unwrap_or(image);
-                let size = fs_err::metadata(image)?.len();
-                list.push_str(&format!("{} {size}\n", name.display()));
-            }
-            Ok(vec![(read::file_name(input), hash_bytes(list.as_bytes()))])
-        }
-        FolderContents::Nothing => Ok(vec![]),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     io::Read,
+    panic::catch_unwind,
     path::{Component, Path, PathBuf},
 };
 
@@ -78,9 +79,15 @@ pub(crate) fn verify(source: ImageSource, limits: &Limits) -> Result<Picture, Im
         max_pixels: limits.image_pixels,
         ..ImageLimits::default()
     };
-    decode(&bytes, &limits).map_err(ImageFault::Decode)?;
+    check_decodes(&bytes, &limits)?;
     let sha256 = hash_bytes(&bytes);
     Ok(Picture { bytes, sha256 })
+}
+
+/// A decoder that panics on a malicious file costs that file, not the run.
+fn check_decodes(bytes: &[u8], limits: &ImageLimits) -> Result<(), ImageFault> {
+    let decoded = catch_unwind(|| decode(bytes, limits).map(|_| ()));
+    decoded.map_err(|_| ImageFault::Panicked)?.map_err(ImageFault::Decode)
 }
 
 fn read(path: &Path, limit: usize) -> Result<Vec<u8>, ImageFault> {
@@ -103,5 +110,54 @@ pub(crate) fn extension(bytes: &[u8]) -> &'static str {
         [b'R', ..] => "webp",
         [b'G', ..] => "gif",
         _ => "jpg",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::image::ImageFormat;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::picture;
+
+    proptest! {
+        #[test]
+        fn prop_a_damaged_picture_is_an_error_or_still_a_picture(
+            format in 0_usize..4,
+            flips in prop::collection::vec((any::<prop::sample::Index>(), 1_u8..), 1..12),
+        ) {
+            let formats =
+                [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif];
+            let mut bytes = picture(5, formats[format]);
+            for (at, flip) in flips {
+                let at = at.index(bytes.len());
+                bytes[at] ^= flip;
+            }
+            let limits = Limits { image_pixels: 1 << 20, ..Limits::default() };
+            let result = verify(ImageSource::Bytes(bytes.clone()), &limits);
+            prop_assert!(result.is_err() || result.unwrap().bytes == bytes);
+        }
+    }
+
+    #[test]
+    fn paths_stay_below_the_root_as_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        crate::testing::write(&root, "a/1.jpg", "x");
+        crate::testing::write(dir.path(), "rooted.jpg", "x");
+        let kind = |written: &str| locate(written, &root).map_err(|fault| fault.kind());
+        let found = Ok(ImageSource::File(root.join("a/1.jpg")));
+        assert_eq!(kind("a/1.jpg"), found);
+        assert_eq!(kind("./a/../a/1.jpg"), found);
+        assert_eq!(kind("../root/a/1.jpg"), found);
+        assert_eq!(kind(root.join("a/1.jpg").to_str().unwrap()), found);
+        assert_eq!(kind("../rooted.jpg"), Err("image_outside_folder"));
+        assert_eq!(kind("a/../../rooted.jpg"), Err("image_outside_folder"));
+        assert_eq!(kind(&"../".repeat(50)), Err("image_outside_folder"));
+        assert_eq!(kind("/etc/hosts"), Err("image_outside_folder"));
+        assert_eq!(kind("a"), Err("image_file_missing"));
+        assert_eq!(kind("s3://bucket/1.jpg"), Err("image_not_downloaded"));
+        assert_eq!(kind("data:image/png;base64,AAAA"), Err("image_not_downloaded"));
     }
 }
