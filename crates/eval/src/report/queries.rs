@@ -12,14 +12,16 @@ pub(super) fn show(page: &mut Markup, examples: &[QueryExample]) {
     for (heading, outcome) in [
         ("▲ Queries that won", Ordering::Greater),
         ("▼ Queries that lost", Ordering::Less),
-        ("Queries", Ordering::Equal),
+        ("○ Queries that stayed", Ordering::Equal),
     ] {
         let group: Vec<&QueryExample> =
             examples.iter().filter(|example| example.outcome() == outcome).collect();
         if group.is_empty() {
             continue;
         }
-        page.raw("<h3 class=\"").raw(class(outcome)).raw("\">").raw(heading).raw("</h3>");
+        if group.iter().any(|example| example.before.is_some()) {
+            page.raw("<h3 class=\"").raw(class(outcome)).raw("\">").raw(heading).raw("</h3>");
+        }
         for example in group {
             show_example(page, example, outcome);
         }
