@@ -117,10 +117,13 @@ fn results(page: &mut Markup, comparison: &Comparison) {
         .raw(" % intervals: bootstrap over queries, ");
     page.text(&figures::count(bootstrap.n_resamples.into())).raw(" resamples, seed ");
     page.text(&bootstrap.seed.0.to_string());
-    page.raw(
-        "; differences are paired, query by query. “Within noise” means that the interval of ",
-    );
-    page.raw("the difference holds zero.</p>");
+    if table::is_compared(comparison) {
+        page.raw(
+            "; differences are paired, query by query. “Within noise” means that the interval ",
+        );
+        page.raw("of the difference holds zero");
+    }
+    page.raw(".</p>");
     close_section(page);
 }
 
@@ -137,7 +140,8 @@ fn examples(page: &mut Markup, parts: &ReportParts) {
     if parts.examples.is_empty() {
         return;
     }
-    open_section(page, "Winning and losing queries");
+    let compared = parts.examples.iter().any(|example| example.before.is_some());
+    open_section(page, if compared { "Winning and losing queries" } else { "Queries" });
     queries::show(page, &parts.examples);
     close_section(page);
 }

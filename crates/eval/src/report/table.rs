@@ -74,9 +74,14 @@ fn senses(task: &TaskComparison) -> String {
     format!("{} → {}", task.query_modality, task.item_modality)
 }
 
+/// Whether there is an old model.
+pub(super) fn is_compared(comparison: &Comparison) -> bool {
+    comparison.tasks.iter().flat_map(|task| &task.metrics).any(|entry| entry.change.is_some())
+}
+
 /// All metrics of all tasks.
 pub(super) fn table(page: &mut Markup, comparison: &Comparison) {
-    let compared = comparison.tasks.iter().any(|t| t.metrics.iter().any(|m| m.change.is_some()));
+    let compared = is_compared(comparison);
     page.raw(
         "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"All metrics\"><table class=\"results\"><thead><tr><th scope=\"col\">Metric</th>",
     );

@@ -189,6 +189,7 @@ fn one_model_alone_has_no_before() {
     assert!(!page.contains("Before"));
     assert!(!page.contains("Difference"));
     assert!(page.contains("Value"));
+    assert!(!page.contains("Queries that") && !page.contains("losing"));
 }
 
 /// The least a report can be.
