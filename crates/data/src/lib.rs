@@ -1,7 +1,7 @@
 //! Raw catalogues to datasets: readers, curation, splits and shards.
 //!
 //! In:  CSV, JSON lines, Parquet, WebDataset shards or folders of pictures. Out: a `dataset` artefact
-//!      (`docs/format/dataset.md`), made by [`curate`] and read through [`Dataset`].
+//!      (`docs/format/dataset.md`), made by [`curate()`] and read through [`Dataset`].
 //! Not here: anything that needs a model.
 
 mod columns;
