@@ -5,7 +5,7 @@ use super::*;
 
 const CLI: (&str, &str) = (
     "crates/cli/src/main.rs",
-    "//! Cli.\n#[derive(clap::Subcommand)]\nenum Command {\n    /// Doc.\n    Adapt(AdaptArgs),\n    \
+    "//! Cli.\nuse clap::{Parser, Subcommand, ValueEnum};\n#[derive(Debug, Subcommand)]\npub(crate) enum Command {\n    /// Doc.\n    Adapt(AdaptArgs),\n    \
      #[command(hide = true)]\n    DryRun {\n        Option: u8,\n    },\n}\n",
 );
 
