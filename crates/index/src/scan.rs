@@ -109,7 +109,6 @@ fn put<const R: usize, const Q: usize>(into: &mut Into, row: usize, dots: &[[f32
 ///
 /// Plain loops only: a closure handed to a library function may not be inlined into the code for
 /// the machine's vectors, and vectors passed through memory cost more than the arithmetic.
-#[expect(clippy::needless_range_loop, reason = "several arrays are walked side by side")]
 #[inline(always)]
 fn tile_dots<S: Simd, const R: usize, const Q: usize>(
     simd: S,
@@ -146,9 +145,7 @@ fn tile_dots<S: Simd, const R: usize, const Q: usize>(
 
 /// Slices of equal length as vectors and what is left over.
 #[inline(always)]
-fn vectors<'a, S: Simd, const N: usize>(
-    slices: [&'a [f32]; N],
-) -> ([&'a [S::f32s]; N], [&'a [f32]; N]) {
+fn vectors<S: Simd, const N: usize>(slices: [&[f32]; N]) -> ([&[S::f32s]; N], [&[f32]; N]) {
     let n = slices[0].len() / S::F32_LANES;
     let (mut heads, mut tails) = ([&[][..]; N], [&[][..]; N]);
     for (at, slice) in slices.into_iter().enumerate() {

@@ -10,7 +10,7 @@ mod webdriver;
 
 use std::{io::Read, sync::Arc};
 
-use common::{FakeItem, FakeModel, Running, send};
+use common::{FakeItem, FakeModel, FakeStore, Running, send};
 use conjoin_serve::ServeConfig;
 use serde_json::{Value, json};
 use webdriver::Browser;
@@ -64,10 +64,15 @@ fn items() -> Vec<FakeItem> {
 }
 
 fn server() -> Running {
+    server_with(false)
+}
+
+fn server_with(is_calibrated: bool) -> Running {
     let captions = PRODUCTS.map(|(id, _, words)| (product(id), words.to_owned()));
     let model = Arc::new(FakeModel::new(captions.into()));
     model.open_gate(); // no text shall wait here
-    Running::start(ServeConfig::default(), model, items())
+    let store = FakeStore { items: items(), is_calibrated };
+    Running::start(ServeConfig::default(), model, store)
 }
 
 /// The titles of the results, once the search of `act` has come back.
@@ -164,6 +169,31 @@ fn the_page_searches_from_its_address_and_over_what_is_chosen() {
     assert_eq!(browser.run("return location.search"), "?q=yellow+pineapple+fruit&over=text");
     let found = results(&browser, || drop(browser.run("history.back()")));
     assert_eq!(found[0], "Pineapple");
+}
+
+#[test]
+fn calibrated_hits_are_told_in_standard_deviations() {
+    let Some(mut browser) = Browser::start() else { return };
+    let server = server_with(true);
+    browser.open(&format!("http://{}/?q=red+apple", server.address));
+    browser.wait_for("return document.querySelectorAll('.hit').length === 10");
+    let text = |selector| {
+        browser
+            .run_with("return document.querySelector(arguments[0]).textContent", json!([selector]))
+    };
+    assert_eq!(text(".score"), "10.0 σ");
+    assert_eq!(text(".leg b"), "10.0 σ");
+    browser.run("document.querySelector('details').open = true");
+    let reason =
+        "Scored by the mean of how far its text and its image stand out of unrelated items (σ).";
+    assert_eq!(text("details p"), reason);
+    assert_eq!(browser.run("return document.querySelector('.fill').style.width"), "100%");
+    browser.screenshot("calibrated");
+
+    // Over one part the score is its cosine, and so it is written.
+    let choose = "document.querySelector('#over [value=image]').click()";
+    results(&browser, || drop(browser.run(choose)));
+    assert_eq!(text("details p"), "Scored by the cosine of the query with its image.");
 }
 
 #[test]

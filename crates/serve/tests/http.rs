@@ -28,6 +28,10 @@ fn model() -> Arc<FakeModel> {
     Arc::new(FakeModel::new(captions.into()))
 }
 
+fn store() -> FakeStore {
+    FakeStore { items: items(), is_calibrated: false }
+}
+
 fn items() -> Vec<FakeItem> {
     let vector = |text| Some(FakeModel::vector(text));
     let payload = |title: &str| [("title".to_owned(), title.to_owned())].into();
@@ -55,7 +59,7 @@ fn items() -> Vec<FakeItem> {
 }
 
 fn start(config: ServeConfig) -> Running {
-    Running::start(config, model(), items())
+    Running::start(config, model(), store())
 }
 
 fn get(server: &Running, path: &str) -> Answer {
@@ -207,6 +211,17 @@ fn searches_by_text_by_image_and_by_both() {
 }
 
 #[test]
+fn legs_tell_their_calibrated_cosine_where_there_is_one() {
+    let store = FakeStore { items: items(), is_calibrated: true };
+    let server = Running::start(ServeConfig::default(), model(), store);
+    let answer = post(&server, "/v1/search", &json!({"text": "red mug"})).json();
+    let legs = &answer["hits"][0]["legs"];
+    assert!((legs[0]["calibrated"].as_f64().unwrap() - 10.0).abs() < 1e-4);
+    assert_eq!(legs[2]["vector"], "fused");
+    assert_eq!(legs[2].get("calibrated"), None);
+}
+
+#[test]
 fn refuses_searches_with_a_reason() {
     let server = start(ServeConfig::default());
     let check = |body: Value, code, message: &str| {
@@ -304,7 +319,7 @@ fn open_requests(server: &Running) -> usize {
 #[test]
 fn concurrent_texts_are_embedded_together_and_a_bad_one_costs_one_request() {
     let model = model();
-    let server = Running::start(ServeConfig::default(), Arc::clone(&model), items());
+    let server = Running::start(ServeConfig::default(), Arc::clone(&model), store());
     let first = send_all(&server, &["wait"]);
     let others = send_all(&server, &["red mug", "unreadable", "panic", "hat"]);
     model.open_gate();
@@ -327,7 +342,7 @@ fn a_lone_request_does_not_wait_for_others() {
 fn more_requests_than_allowed_are_told_to_come_back() {
     let model = model();
     let config = ServeConfig { max_requests: 2, ..ServeConfig::default() };
-    let server = Running::start(config, Arc::clone(&model), items());
+    let server = Running::start(config, Arc::clone(&model), store());
     let waiting = send_all(&server, &["wait", "wait"]);
     let answer = post(&server, "/v1/search", &json!({"text": "mug"}));
     let message = "the server is at its limit of requests, try again";
@@ -343,7 +358,7 @@ fn more_requests_than_allowed_are_told_to_come_back() {
 fn slow_work_ends_in_time_and_the_server_goes_on() {
     let model = model();
     let config = ServeConfig { timeout_ms: 100, ..ServeConfig::default() };
-    let server = Running::start(config, Arc::clone(&model), items());
+    let server = Running::start(config, Arc::clone(&model), store());
     let answer = post(&server, "/v1/embeddings", &json!({"input": "wait"}));
     check_error(&answer, 503, "timeout", "the request took longer than 100 ms");
     model.open_gate();
@@ -353,7 +368,7 @@ fn slow_work_ends_in_time_and_the_server_goes_on() {
 #[test]
 fn a_stop_lets_open_requests_finish() {
     let model = model();
-    let mut server = Running::start(ServeConfig::default(), Arc::clone(&model), items());
+    let mut server = Running::start(ServeConfig::default(), Arc::clone(&model), store());
     let waiting = send_all(&server, &["wait"]);
     server.stop.request();
     while TcpStream::connect(&server.address).is_ok() {
@@ -385,13 +400,13 @@ fn refuses_an_index_of_another_model_and_a_taken_address() {
         }
     }
     let error = |config, store| Server::bind(config, model(), store).err().unwrap().to_string();
-    let store = Arc::new(Other(FakeStore { items: items() }));
+    let store = Arc::new(Other(store()));
     assert_eq!(
         error(ServeConfig::default(), store),
         "the index was made by model other, the model to serve is fake-model"
     );
     let server = start(ServeConfig::default());
     let config = ServeConfig { address: server.address.parse().unwrap(), ..ServeConfig::default() };
-    let store = Arc::new(FakeStore { items: items() });
+    let store = Arc::new(store());
     assert_eq!(error(config, store), format!("cannot listen on {}", server.address));
 }

@@ -133,6 +133,8 @@ impl FakeItem {
 
 pub(crate) struct FakeStore {
     pub(crate) items: Vec<FakeItem>,
+    /// Whether parts have a calibrated cosine, ten times the plain one, which then makes the score.
+    pub(crate) is_calibrated: bool,
 }
 
 impl Store for FakeStore {
@@ -146,10 +148,12 @@ impl Store for FakeStore {
 
     fn search(&self, request: &SearchRequest) -> Result<Vec<Hit>, SearchError> {
         let hit = |item: &FakeItem| {
-            let score = item.cosine(request.over, &request.vector)?;
+            let scale = if self.is_calibrated { 10.0 } else { 1.0 };
+            let score = scale * item.cosine(request.over, &request.vector)?;
             let leg = |vector| {
                 let cosine = item.cosine(vector, &request.vector)?;
-                Some(Leg { vector, cosine, calibrated: None })
+                let has_scale = self.is_calibrated && vector != VectorName::Fused;
+                Some(Leg { vector, cosine, calibrated: has_scale.then_some(scale * cosine) })
             };
             Some(Hit {
                 id: item.id.clone(),

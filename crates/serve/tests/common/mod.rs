@@ -20,10 +20,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(config: ServeConfig, model: Arc<FakeModel>, items: Vec<FakeItem>) -> Self {
+    pub(crate) fn start(config: ServeConfig, model: Arc<FakeModel>, store: FakeStore) -> Self {
         let config = ServeConfig { address: ([127, 0, 0, 1], 0).into(), ..config };
-        let store = Arc::new(FakeStore { items });
-        let server = Server::bind(config, model, store).unwrap();
+        let server = Server::bind(config, model, Arc::new(store)).unwrap();
         let (address, stop) = (server.address().to_string(), Stop::default());
         let stopped = stop.clone();
         let thread = Some(std::thread::spawn(move || server.run(&stopped)));
