@@ -319,7 +319,8 @@ fn open_requests(server: &Running) -> usize {
 #[test]
 fn concurrent_texts_are_embedded_together_and_a_bad_one_costs_one_request() {
     let model = model();
-    let server = Running::start(ServeConfig::default(), Arc::clone(&model), store());
+    let config = ServeConfig { batch_texts: 4, batch_wait_ms: 1000, ..ServeConfig::default() };
+    let server = Running::start(config, Arc::clone(&model), store());
     let first = send_all(&server, &["wait"]);
     let others = send_all(&server, &["red mug", "unreadable", "panic", "hat"]);
     model.open_gate();
@@ -400,13 +401,12 @@ fn refuses_an_index_of_another_model_and_a_taken_address() {
         }
     }
     let error = |config, store| Server::bind(config, model(), store).err().unwrap().to_string();
-    let store = Arc::new(Other(store()));
+    let other = Arc::new(Other(store()));
     assert_eq!(
-        error(ServeConfig::default(), store),
+        error(ServeConfig::default(), other),
         "the index was made by model other, the model to serve is fake-model"
     );
     let server = start(ServeConfig::default());
     let config = ServeConfig { address: server.address.parse().unwrap(), ..ServeConfig::default() };
-    let store = Arc::new(store());
-    assert_eq!(error(config, store), format!("cannot listen on {}", server.address));
+    assert_eq!(error(config, Arc::new(store())), format!("cannot listen on {}", server.address));
 }
