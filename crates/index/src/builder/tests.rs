@@ -1,3 +1,5 @@
+//! What the builder refuses, by name, and what it stores.
+
 use std::error::Error;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! How scales are fitted, refused and mixed.
+
 use super::*;
 
 #[test]

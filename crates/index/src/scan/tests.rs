@@ -1,3 +1,5 @@
+//! Dot products agree with a plain sum, in any batch.
+
 use conjoin_core::Seed;
 use rand::Rng;
 
