@@ -28,10 +28,7 @@ pub trait Tower: Send + Sync {
     ///
     /// # Errors
     /// When an input does not fit the tower.
-    fn record(
-        &self,
-        inputs: &[&Self::Input],
-    ) -> Result<(Embeddings, Self::Recording), TowerError>;
+    fn record(&self, inputs: &[&Self::Input]) -> Result<(Embeddings, Self::Recording), TowerError>;
 
     /// Adds the gradients of the parameters for `dL/dE`, `[b, e]`, of the recorded pass.
     fn backward(&self, recording: Self::Recording, gradient: &Embeddings, into: &mut Gradients);

@@ -13,6 +13,7 @@ mod image_contract;
 mod jpeg;
 mod pixels;
 mod resize;
+mod thumbnail;
 mod tokenizer;
 mod tokenizer_files;
 
@@ -23,4 +24,5 @@ pub use error::{ContractError, ImageError, TokenizerError};
 pub use image_contract::{CropRounding, ImageContract, ResizeMode};
 pub use pixels::Pixels;
 pub use resize::{Frame, Interpolation, resize};
+pub use thumbnail::thumbnail;
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, Tokens};

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     ImageTower, Model, ModelError, ModelErrorKind, ModelParts, ModelSpec, NameMap, TextTower,
     WeightFile,
+    tower::{IMAGE_PREFIX, TEXT_PREFIX},
 };
 
 /// The manifest's format of a checkpoint.
@@ -69,10 +70,10 @@ impl Model {
         if let Some(tokenizer) = &parts.tokenizer {
             fs_err::write(writer.file(TOKENIZER_FILE), tokenizer.to_json())?;
         }
-        let text = parts.text.iter().flat_map(|t| named("text.", t.parameters()));
-        let image = parts.image.iter().flat_map(|t| named("image.", t.parameters()));
+        let text = parts.text.iter().flat_map(|t| t.parameters());
+        let image = parts.image.iter().flat_map(|t| t.parameters());
         safetensors::serialize_to_file(
-            text.chain(image).collect::<Vec<_>>(),
+            text.chain(image).map(|p| (p.name.as_str(), Stored(p))).collect::<Vec<_>>(),
             None,
             &writer.file(WEIGHTS_FILE),
         )?;
@@ -112,17 +113,17 @@ fn read(folder: &Path) -> Result<Model, ModelErrorKind> {
     let reader = file.reader()?;
     let mut parts = ModelParts::default();
     if let Some(text) = &spec.text {
-        let map = NameMap::with_prefix(&reader, "text.")?;
+        let map = NameMap::with_prefix(&reader, TEXT_PREFIX)?;
         let tower = TextTower::build(text, &map, Seed(0))?;
-        all_given(&map, tower.parameters())?;
+        all_given(&map, TEXT_PREFIX, tower.parameters())?;
         parts.text = Some(tower);
         parts.tokenizer =
             Some(Tokenizer::from_json(&read_limited(&artifact.file(TOKENIZER_FILE))?)?);
     }
     if let (Some(image), Some(contract)) = (&spec.image, &spec.contract.image) {
-        let map = NameMap::with_prefix(&reader, "image.")?;
+        let map = NameMap::with_prefix(&reader, IMAGE_PREFIX)?;
         let tower = ImageTower::build(image, contract, &map, Seed(0))?;
-        all_given(&map, tower.parameters())?;
+        all_given(&map, IMAGE_PREFIX, tower.parameters())?;
         parts.image = Some(tower);
     }
     let stated = artifact.manifest().fingerprint.clone();
@@ -133,8 +134,8 @@ fn read(folder: &Path) -> Result<Model, ModelErrorKind> {
 }
 
 /// In our own files nothing may be missing.
-fn all_given(map: &NameMap, parameters: &[Parameter]) -> Result<(), ModelErrorKind> {
-    match map.missing(parameters.iter().map(|p| p.name.as_str())) {
+fn all_given(map: &NameMap, prefix: &str, parameters: &[Parameter]) -> Result<(), ModelErrorKind> {
+    match map.missing(parameters.iter().filter_map(|p| p.name.strip_prefix(prefix))) {
         None => Ok(()),
         Some(name) => Err(ModelErrorKind::MissingTensor(name.to_owned())),
     }
@@ -142,13 +143,6 @@ fn all_given(map: &NameMap, parameters: &[Parameter]) -> Result<(), ModelErrorKi
 
 fn bytes(parameter: &Parameter) -> Vec<u8> {
     parameter.value.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
-fn named<'a>(
-    prefix: &'static str,
-    parameters: &'a [Parameter],
-) -> impl Iterator<Item = (String, Stored<'a>)> {
-    parameters.iter().map(move |p| (format!("{prefix}{}", p.name), Stored(p)))
 }
 
 /// A parameter as safetensors wants to see it.

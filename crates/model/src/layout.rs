@@ -81,9 +81,11 @@ impl Layout {
         )
     }
 
-    /// Makes the parameters: each from `given` where that has it, else fresh from the seed.
+    /// Makes the parameters: each from `given` where that has it, else fresh from the seed. `prefix`
+    /// comes before every name, so that names are unique in a model.
     pub(crate) fn fill<E>(
         self,
+        prefix: &str,
         seed: Seed,
         given: impl Fn(&str, &[usize]) -> Result<Option<Vec<f32>>, E>,
     ) -> Result<Vec<Parameter>, E> {
@@ -92,7 +94,8 @@ impl Layout {
                 Some(value) => value,
                 None => fresh(p.shape.iter().product(), p.init, seed.stream(&p.name)),
             };
-            Ok(Parameter { name: p.name, shape: p.shape, value, decay: p.decay, frozen: false })
+            let name = format!("{prefix}{}", p.name);
+            Ok(Parameter { name, shape: p.shape, value, decay: p.decay, frozen: false })
         };
         self.declared.into_iter().map(make).collect()
     }

@@ -19,6 +19,10 @@ use crate::{
 /// Is told each intermediate by name (`hidden.3`, `pooled`); parity tests listen, nothing else does.
 pub type Observe<'a> = &'a mut dyn FnMut(&str, &Tensor);
 
+/// What comes before the names of a tower's parameters.
+pub(crate) const TEXT_PREFIX: &str = "text.";
+pub(crate) const IMAGE_PREFIX: &str = "image.";
+
 /// Tokens or pixels per forward pass when embedding: enough to fill the cores, little enough to stay
 /// near the caches.
 const ROWS_PER_PASS: usize = 2048;
@@ -72,7 +76,7 @@ impl TextTower {
         }
         let mut layout = Layout::default();
         let encoder = Encoder::declare(spec, &mut layout);
-        let parameters = weights::fill(layout, map, seed)?;
+        let parameters = weights::fill(layout, TEXT_PREFIX, map, seed)?;
         Ok(Self { encoder, parameters, pool: Pool::default() })
     }
 
@@ -177,7 +181,7 @@ impl ImageTower {
                 expected: format!("the input contract's {}", contract.size),
             });
         }
-        let parameters = weights::fill(layout, map, seed)?;
+        let parameters = weights::fill(layout, IMAGE_PREFIX, map, seed)?;
         let (size, mean, std) = (contract.size, contract.mean, contract.std);
         Ok(Self { body, size, mean, std, parameters, pool: Pool::default() })
     }

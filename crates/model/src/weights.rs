@@ -83,6 +83,16 @@ impl NameMap {
         Ok(Self { values })
     }
 
+    /// The parameters of a tower, to build another of partly the same layout (a new head, say).
+    #[must_use]
+    pub fn from_parameters(parameters: &[Parameter]) -> Self {
+        let values = parameters.iter().map(|p| {
+            let (_, name) = p.name.split_once('.').unwrap_or(("", &p.name));
+            (name.to_owned(), (p.shape.clone(), p.value.clone()))
+        });
+        Self { values: values.collect() }
+    }
+
     /// Shape and values of one of our parameters.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<(&[usize], &[f32])> {
@@ -98,10 +108,11 @@ impl NameMap {
 /// Makes the declared parameters, from the map where it has them.
 pub(crate) fn fill(
     layout: Layout,
+    prefix: &str,
     map: &NameMap,
     seed: Seed,
 ) -> Result<Vec<Parameter>, ModelErrorKind> {
-    layout.fill(seed, |name, expected| match map.values.get(name) {
+    layout.fill(prefix, seed, |name, expected| match map.values.get(name) {
         None => Ok(None),
         Some((shape, value)) if shape == expected => Ok(Some(value.clone())),
         Some((shape, _)) => Err(ModelErrorKind::Shape {

@@ -1,0 +1,189 @@
+//! `conjoin embed`: vectors of a dataset or of files.
+
+use std::{
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use conjoin_core::{Embedder, Embeddings, MANIFEST_FILE, Modality, Progress, Stop};
+use conjoin_data::{Dataset, Item};
+use conjoin_model::Model;
+use safetensors::{Dtype, tensor::TensorView};
+
+use crate::{
+    Outcome,
+    args::{Embed, VectorFormat},
+    console::Console,
+    tasks,
+};
+
+/// The vectors of one modality with the id of each.
+#[derive(Default)]
+struct Part {
+    ids: Vec<String>,
+    values: Vec<f32>,
+}
+
+impl Part {
+    fn push(&mut self, id: &str, vector: &[f32]) {
+        self.ids.push(id.to_owned());
+        self.values.extend_from_slice(vector);
+    }
+}
+
+pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcome> {
+    let model = Model::open(&args.model)?;
+    let (mut text, mut image) = (Part::default(), Part::default());
+    for input in &args.inputs {
+        if input.join(MANIFEST_FILE).exists() {
+            embed_dataset(&model, input, (&mut text, &mut image), console, stop)?;
+        } else if input.is_dir() {
+            bail!(
+                "`{}` is a folder but no dataset; make one with `conjoin curate`",
+                input.display()
+            );
+        } else if input.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt")) {
+            embed_lines(&model, input, &mut text, console)?;
+        } else {
+            embed_picture(&model, input, &mut image, console)?;
+        }
+        stop.check()?;
+    }
+    fs_err::create_dir_all(&args.out)?;
+    let parts = [(Modality::Text, text), (Modality::Image, image)];
+    let parts: Vec<_> = parts.into_iter().filter(|(_, part)| !part.ids.is_empty()).collect();
+    if parts.is_empty() {
+        bail!("nothing could be embedded");
+    }
+    for (modality, part) in &parts {
+        let file = args.out.join(format!("{modality}.ids.txt"));
+        let lines: String = part.ids.iter().map(|id| id.replace('\n', " ") + "\n").collect();
+        fs_err::write(file, lines)?;
+        console.say(&format!(
+            "embed: {} {modality} vectors of width {}",
+            part.ids.len(),
+            model.width()
+        ));
+    }
+    match args.format {
+        VectorFormat::Npy => {
+            for (modality, part) in parts {
+                let matrix = Embeddings::new(model.width(), part.values)?;
+                write_npy(&args.out.join(format!("{modality}.npy")), &matrix)?;
+            }
+        }
+        VectorFormat::Safetensors => write_safetensors(&args.out, &parts, model.width())?,
+    }
+    Ok(Outcome::Done)
+}
+
+fn embed_dataset(
+    model: &Model,
+    path: &Path,
+    (text, image): (&mut Part, &mut Part),
+    console: &Console,
+    stop: &Stop,
+) -> Result<()> {
+    let dataset = Dataset::open(path)?;
+    let items: Vec<&Item> = dataset.items().iter().collect();
+    let vectors = tasks::embed_items(model, &dataset, &items, console, stop)?;
+    for (item, parts) in items.iter().zip(vectors) {
+        for (part, vector) in [(&mut *text, parts.text), (&mut *image, parts.image)] {
+            if let Some(vector) = vector {
+                part.push(&item.id, &vector);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn embed_lines(model: &Model, path: &PathBuf, text: &mut Part, console: &Console) -> Result<()> {
+    let content = fs_err::read_to_string(path)?;
+    let lines: Vec<&str> = content.lines().collect();
+    let limit = model.max_tokens().unwrap_or(usize::MAX);
+    let mut n_cut = 0;
+    for line in &lines {
+        n_cut += usize::from(model.count_tokens(line)? > limit);
+    }
+    if n_cut > 0 {
+        console.warn(&format!(
+            "{n_cut} of {} lines of `{}` have more than {limit} tokens and were cut",
+            lines.len(),
+            path.display()
+        ));
+    }
+    for (i, vector) in model.embed_texts(&lines)?.rows().enumerate() {
+        text.push(&format!("{}:{}", path.display(), i + 1), vector);
+    }
+    Ok(())
+}
+
+fn embed_picture(model: &Model, path: &PathBuf, image: &mut Part, console: &Console) -> Result<()> {
+    let bytes = fs_err::read(path)?;
+    let vector = model.embed_images(&[&bytes])?.pop().context("one result per picture")?;
+    match vector {
+        Ok(vector) => image.push(&path.display().to_string(), &vector),
+        Err(error) => {
+            let cause =
+                std::error::Error::source(&error).map_or_else(String::new, |c| format!(": {c}"));
+            console.warn(&format!("`{}`: {error}{cause}", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// NumPy's format 1.0: magic, header padded to 64 bytes, little-endian rows.
+fn write_npy(path: &Path, matrix: &Embeddings) -> Result<()> {
+    let (rows, cols) = (matrix.len(), matrix.width());
+    let mut header =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {cols}), }}");
+    let used = 10 + header.len() + 1;
+    header += &" ".repeat(used.next_multiple_of(64) - used);
+    header.push('\n');
+    let mut file = BufWriter::new(fs_err::File::create(path)?);
+    file.write_all(b"\x93NUMPY\x01\x00")?;
+    file.write_all(&u16::try_from(header.len())?.to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    for value in matrix.values() {
+        file.write_all(&value.to_le_bytes())?;
+    }
+    Ok(file.flush()?)
+}
+
+fn write_safetensors(folder: &Path, parts: &[(Modality, Part)], width: usize) -> Result<()> {
+    let bytes: Vec<Vec<u8>> = parts
+        .iter()
+        .map(|(_, part)| part.values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        .collect();
+    let views = parts
+        .iter()
+        .zip(&bytes)
+        .map(|((modality, part), bytes)| {
+            let shape = vec![part.ids.len(), width];
+            Ok((modality.name(), TensorView::new(Dtype::F32, shape, bytes)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(safetensors::serialize_to_file(views, None, &folder.join("vectors.safetensors"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn npy_has_the_published_layout() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.npy");
+        write_npy(&path, &Embeddings::new(2, vec![1.0, 2.0, 3.0, 4.0]).unwrap()).unwrap();
+        let bytes = fs_err::read(path).unwrap();
+        assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
+        let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+        assert_eq!((10 + header) % 64, 0);
+        let text = std::str::from_utf8(&bytes[10..10 + header]).unwrap();
+        assert!(text.starts_with("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }"));
+        assert!(text.ends_with('\n'));
+        assert_eq!(bytes[10 + header..][..4], 1.0_f32.to_le_bytes());
+        assert_eq!(bytes.len(), 10 + header + 16);
+    }
+}

@@ -1,0 +1,21 @@
+//! `conjoin train`: a model from a recipe.
+
+use anyhow::Result;
+use conjoin_core::Stop;
+
+use crate::{Outcome, args::Train, console::Console, pipeline, recipe::Recipe};
+
+pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcome> {
+    let mut recipe = Recipe::read(&args.recipe, &args.set)?;
+    if let Some(out) = &args.out {
+        recipe.out.clone_from(out);
+    }
+    if args.check {
+        print!("{}", recipe.to_toml()?);
+        return Ok(Outcome::Done);
+    }
+    let model = recipe.out.join("model");
+    pipeline::train(&recipe, &recipe.out.join("train"), &model, console, stop)?;
+    console.say(&format!("train: the model is `{}`", model.display()));
+    Ok(Outcome::Done)
+}

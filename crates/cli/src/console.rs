@@ -1,0 +1,141 @@
+//! Progress on standard error: a live line on a terminal, a line now and then elsewhere.
+
+use std::{
+    io::{IsTerminal, Write},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use conjoin_core::Progress;
+
+/// Between live updates on a terminal, and between lines elsewhere.
+const LIVE: Duration = Duration::from_millis(100);
+const LINES: Duration = Duration::from_secs(10);
+
+/// Tells people how work goes.
+pub(crate) struct Console {
+    quiet: bool,
+    live: bool,
+    state: Mutex<Option<Running>>,
+}
+
+struct Running {
+    stage: String,
+    begun: Instant,
+    /// Units done when this run of the stage was first heard of: a resumed stage does not count them
+    /// for its rate.
+    first: u64,
+    told: Option<Instant>,
+}
+
+impl Console {
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { quiet, live: std::io::stderr().is_terminal(), state: Mutex::new(None) }
+    }
+
+    /// A line of its own.
+    pub(crate) fn say(&self, line: &str) {
+        if !self.quiet {
+            self.clear();
+            eprintln!("{line}");
+        }
+    }
+
+    /// Takes the live line away.
+    pub(crate) fn clear(&self) {
+        if self.live && !self.quiet {
+            eprint!("\r\x1b[2K");
+        }
+    }
+}
+
+impl Progress for Console {
+    fn update(&self, stage: &str, done: u64, total: Option<u64>, note: &str) {
+        if self.quiet {
+            return;
+        }
+        let now = Instant::now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.as_ref().is_none_or(|s| s.stage != stage) {
+            let stage = stage.to_owned();
+            *state = Some(Running { stage, begun: now, first: done, told: None });
+        }
+        let Some(running) = state.as_mut() else { return };
+        let pause = if self.live { LIVE } else { LINES };
+        if running.told.is_some_and(|told| now - told < pause) {
+            return;
+        }
+        if running.told.is_none() && !self.live {
+            // Elsewhere the first line comes when there is something to tell.
+            running.told = Some(now);
+            return;
+        }
+        running.told = Some(now);
+        let line = running.line(now, done, total, note);
+        if self.live {
+            eprint!("\r\x1b[2K{line}");
+            // A progress line that cannot be shown is no reason to stop.
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    fn finish(&self, stage: &str, summary: &str) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.say(&format!("{stage}: {summary}"));
+    }
+
+    fn warn(&self, message: &str) {
+        self.say(&format!("warning: {message}"));
+    }
+}
+
+impl Running {
+    fn line(&self, now: Instant, done: u64, total: Option<u64>, note: &str) -> String {
+        let seconds = (now - self.begun).as_secs_f64();
+        let rate = (done - self.first.min(done)) as f64 / seconds.max(1e-3);
+        let mut line = format!("{}: {done}", self.stage);
+        if let Some(total) = total {
+            line += &format!("/{total}");
+        }
+        if seconds > 0.5 && rate > 0.0 {
+            line += &format!(", {rate:.1}/s");
+            if let Some(total) = total {
+                line += &format!(", {} left", clock((total.saturating_sub(done)) as f64 / rate));
+            }
+        }
+        if !note.is_empty() {
+            line += &format!(", {note}");
+        }
+        line
+    }
+}
+
+/// `1:02:03` or `4:05`.
+pub(crate) fn clock(seconds: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a time left is not negative and far from 2^64"
+    )]
+    let s = seconds.round().max(0.0) as u64;
+    match s / 3600 {
+        0 => format!("{}:{:02}", s / 60, s % 60),
+        hours => format!("{hours}:{:02}:{:02}", s / 60 % 60, s % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_rate_and_time_left() {
+        let begun = Instant::now();
+        let running = Running { stage: "train".into(), begun, first: 100, told: None };
+        let line = running.line(begun + Duration::from_secs(10), 200, Some(300), "loss 1.5");
+        assert_eq!(line, "train: 200/300, 10.0/s, 0:10 left, loss 1.5");
+        assert_eq!(clock(3723.4), "1:02:03");
+    }
+}

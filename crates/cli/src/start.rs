@@ -1,0 +1,165 @@
+//! What training starts from: two towers with heads into one space.
+//!
+//! In:  the bundled MobileNet or a checkpoint for pictures; a new small transformer, a
+//!      sentence-transformers folder or a checkpoint for texts. Out: a [`Model`].
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use conjoin_core::{Seed, Tower};
+use conjoin_engine::{Activation, Mask, Pooling};
+use conjoin_input::{InputContract, TextContract, Tokenizer};
+use conjoin_model::{
+    Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, MobileNetSpec, Model, ModelParts,
+    ModelSpec, NameMap, NormPlacement, TextTower, WeightFile, families::mobilenet,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::assets;
+
+/// Where training starts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Start {
+    /// A conjoin checkpoint with both towers.
+    Checkpoint(PathBuf),
+    /// Two towers that have not met, with new heads into a common space.
+    Towers(Towers),
+}
+
+/// Two towers that have not met.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Towers {
+    /// The text tower.
+    pub text: TextStart,
+    /// Side of the pictures in pixels; the image tower is the bundled MobileNet.
+    pub image_size: usize,
+    /// Width `e` of the common space.
+    pub width: usize,
+    /// The most tokens a text is read to.
+    pub max_tokens: usize,
+}
+
+/// What the text tower starts from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum TextStart {
+    /// A new transformer over BERT's uncased vocabulary.
+    New {
+        /// Model width.
+        width: usize,
+        /// Number of layers.
+        layers: usize,
+        /// Number of attention heads.
+        heads: usize,
+    },
+    /// A folder in sentence-transformers' layout.
+    SentenceTransformer(PathBuf),
+}
+
+impl TextStart {
+    /// The small tower of the demo.
+    pub(crate) fn small() -> Self {
+        Self::New { width: 256, layers: 3, heads: 4 }
+    }
+}
+
+impl Start {
+    /// Makes the model.
+    pub(crate) fn build(&self, seed: Seed) -> Result<Model> {
+        match self {
+            Self::Towers(towers) => towers.build(seed.stream("start")),
+            Self::Checkpoint(folder) => {
+                let model = Model::open(folder)?;
+                if model.parts().text.is_none() || model.parts().image.is_none() {
+                    bail!("`{}` has not both towers; name it as `text_model`", folder.display());
+                }
+                Ok(model)
+            }
+        }
+    }
+}
+
+impl Towers {
+    fn build(&self, seed: Seed) -> Result<Model> {
+        let (text, tokenizer, text_source) = self.text_tower(seed.stream("text"))?;
+        let image_contract = mobilenet::contract(self.image_size);
+        let image = self.image_tower(&image_contract, seed.stream("image"))?;
+        let max_tokens = self.max_tokens.min(text.max_tokens());
+        let text_contract = TextContract { max_tokens, prompts: BTreeMap::new() };
+        let spec = ModelSpec {
+            text: Some(text.spec().clone()),
+            image: Some(image.spec()),
+            contract: InputContract { text: Some(text_contract), image: Some(image_contract) },
+            log_scale: (1.0_f32 / 0.07).ln(),
+            card: Card {
+                name: "start".to_owned(),
+                licence: Some("Apache-2.0".to_owned()),
+                sources: vec!["MobileNet v1 0.75 (ImageNet)".to_owned(), text_source],
+            },
+        };
+        let parts = ModelParts { text: Some(text), image: Some(image), tokenizer: Some(tokenizer) };
+        Model::from_parts(spec, parts).context("the two towers do not fit")
+    }
+
+    fn image_tower(
+        &self,
+        contract: &conjoin_input::ImageContract,
+        seed: Seed,
+    ) -> Result<ImageTower> {
+        let spec = MobileNetSpec::v1(0.75, self.image_size, Some(self.width));
+        let file = WeightFile::from_bytes(assets::MOBILENET)?;
+        let names = mobilenet::names(spec.blocks.len());
+        let map = NameMap::read(&file.reader()?, &names, &mobilenet::IGNORED)?;
+        Ok(ImageTower::build(&ImageSpec::MobileNet(spec), contract, &map, seed)?)
+    }
+
+    fn text_tower(&self, seed: Seed) -> Result<(TextTower, Tokenizer, String)> {
+        match &self.text {
+            TextStart::New { width, layers, heads } => {
+                let tokenizer = Tokenizer::from_wordpiece(assets::VOCABULARY)?;
+                let spec = self.new_text_spec(&tokenizer, *width, *layers, *heads);
+                let tower = TextTower::build(&spec, &NameMap::fresh(), seed)?;
+                Ok((tower, tokenizer, "a new text tower".to_owned()))
+            }
+            TextStart::SentenceTransformer(folder) => {
+                let (spec, parts) = Model::open(folder)?.into_parts();
+                let (Some(old), Some(tokenizer)) = (parts.text, parts.tokenizer) else {
+                    bail!("`{}` has no text tower", folder.display());
+                };
+                let with_head = EncoderSpec { projection: Some(self.width), ..old.spec().clone() };
+                let map = NameMap::from_parameters(old.parameters());
+                Ok((TextTower::build(&with_head, &map, seed)?, tokenizer, spec.card.name))
+            }
+        }
+    }
+
+    fn new_text_spec(
+        &self,
+        tokenizer: &Tokenizer,
+        width: usize,
+        layers: usize,
+        heads: usize,
+    ) -> EncoderSpec {
+        EncoderSpec {
+            input: EncoderInput::Tokens {
+                vocabulary: tokenizer.vocabulary_size(),
+                positions: self.max_tokens,
+                types: 0,
+            },
+            input_norm: false,
+            width,
+            layers,
+            heads,
+            mlp_width: 4 * width,
+            norm: NormPlacement::Pre,
+            norm_eps: 1e-5,
+            activation: Activation::Gelu,
+            mask: Mask::Bidirectional,
+            output_norm: true,
+            pooling: Pooling::Mean,
+            projection: Some(self.width),
+        }
+    }
+}

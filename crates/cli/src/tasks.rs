@@ -1,0 +1,294 @@
+//! Which retrieval tasks a dataset gives, and their embeddings by a model.
+//!
+//! In:  the held-out items of a dataset, optionally a dataset of items to be found, a model.
+//! Out: [`RetrievalTask`]s, and [`Cards`] that show their queries and items.
+//! Relevance is by group: equal titles (or the given group column) are relevant to each other.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use conjoin_core::{Embedder, Embeddings, Modality, Progress, Stop};
+use conjoin_data::{BlobRef, Dataset, Item, Split};
+use conjoin_eval::{Card, Cards, RetrievalTask};
+
+use crate::{
+    pairs::{joined_text, title},
+    thumbnails::Thumbnails,
+};
+
+/// What is measured on.
+pub(crate) struct Bench<'a> {
+    /// The dataset whose held-out part is measured on.
+    pub data: &'a Dataset,
+    /// Items to be found by the held-out pictures and titles.
+    pub items: Option<&'a Dataset>,
+}
+
+/// A task with what its rows are.
+pub(crate) struct Measured<'a> {
+    pub task: RetrievalTask,
+    cards: TaskCards<'a>,
+}
+
+impl<'a> Measured<'a> {
+    pub(crate) fn cards(&self) -> &TaskCards<'a> {
+        &self.cards
+    }
+}
+
+/// Embeds items part by part, in blocks, with progress.
+pub(crate) fn embed_items(
+    model: &dyn Embedder,
+    dataset: &Dataset,
+    items: &[&Item],
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<Vec<Parts>> {
+    const BLOCK: usize = 64;
+    let mut all = Vec::with_capacity(items.len());
+    for block in items.chunks(BLOCK) {
+        stop.check()?;
+        all.extend(embed_block(model, dataset, block, progress)?);
+        progress.update("embed", all.len() as u64, Some(items.len() as u64), "");
+    }
+    Ok(all)
+}
+
+/// The unit vectors of an item's parts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Parts {
+    pub text: Option<Vec<f32>>,
+    pub image: Option<Vec<f32>>,
+}
+
+impl Parts {
+    /// The renormalised mean of the parts there are.
+    pub(crate) fn fused(&self) -> Option<Vec<f32>> {
+        let (Some(text), Some(image)) = (&self.text, &self.image) else {
+            return self.text.clone().or_else(|| self.image.clone());
+        };
+        let sum: Vec<f32> = text.iter().zip(image).map(|(t, i)| t + i).collect();
+        let mut fused = Embeddings::new(sum.len(), sum).ok()?;
+        fused.normalize();
+        Some(fused.into_values())
+    }
+}
+
+fn embed_block(
+    model: &dyn Embedder,
+    dataset: &Dataset,
+    items: &[&Item],
+    progress: &dyn Progress,
+) -> Result<Vec<Parts>> {
+    let mut parts = vec![Parts::default(); items.len()];
+    if model.modalities().contains(&Modality::Text) {
+        let (rows, texts): (Vec<usize>, Vec<String>) =
+            items.iter().enumerate().filter_map(|(i, item)| Some((i, joined_text(item)?))).unzip();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let vectors = model.embed_texts(&texts)?;
+        for (row, vector) in rows.into_iter().zip(vectors.rows()) {
+            parts[row].text = Some(vector.to_vec());
+        }
+    }
+    if model.modalities().contains(&Modality::Image) {
+        let with_image = items.iter().enumerate().filter(|(_, item)| item.image.is_some());
+        let (rows, bytes): (Vec<usize>, Vec<Vec<u8>>) = with_image
+            .map(|(i, item)| Ok((i, dataset.image_bytes(item)?)))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .unzip();
+        let bytes: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
+        for (row, vector) in rows.into_iter().zip(model.embed_images(&bytes)?) {
+            match vector {
+                Ok(vector) => parts[row].image = Some(vector),
+                Err(error) => progress.warn(&format!("item `{}`: {error}", items[row].id)),
+            }
+        }
+    }
+    Ok(parts)
+}
+
+/// One side of a task: vectors, the group of each, and what to show.
+struct SideOf<'a> {
+    vectors: Vec<Vec<f32>>,
+    groups: Vec<&'a str>,
+    shown: Vec<Shown<'a>>,
+}
+
+/// What a row is shown as.
+#[derive(Clone)]
+struct Shown<'a> {
+    text: Option<String>,
+    picture: Option<(&'a Dataset, &'a BlobRef, &'a Item)>,
+}
+
+impl<'a> SideOf<'a> {
+    fn new() -> Self {
+        Self { vectors: Vec::new(), groups: Vec::new(), shown: Vec::new() }
+    }
+
+    fn push(&mut self, vector: Vec<f32>, group: &'a str, shown: Shown<'a>) {
+        self.vectors.push(vector);
+        self.groups.push(group);
+        self.shown.push(shown);
+    }
+
+    fn matrix(&self, width: usize) -> Result<Embeddings> {
+        Ok(Embeddings::new(width, self.vectors.concat())?)
+    }
+}
+
+/// Embeds the held-out part and makes every task the data allow.
+pub(crate) fn measure<'a>(
+    model: &dyn Embedder,
+    bench: &Bench<'a>,
+    progress: &dyn Progress,
+    stop: &Stop,
+) -> Result<Vec<Measured<'a>>> {
+    let held_out: Vec<&Item> = bench.data.iter_split(Split::Val).collect();
+    let parts = embed_items(model, bench.data, &held_out, progress, stop)?;
+    let images = images(bench.data, &held_out, &parts);
+    let titles = titles(model, &held_out, title)?;
+    let mut tasks = Vec::new();
+    let mut add =
+        |name: &str, queries: &SideOf<'a>, (q, i), corpus: &SideOf<'a>, same| -> Result<()> {
+            tasks.extend(task(name, queries, (q, i), corpus, same, model.width())?);
+            Ok(())
+        };
+    use Modality::{Image, Text};
+    add("text_to_image", &titles, (Text, Image), &images, false)?;
+    if let Some(items) = bench.items {
+        let all: Vec<&Item> = items.items().iter().collect();
+        let parts = embed_items(model, items, &all, progress, stop)?;
+        let items = fused(items, &all, &parts);
+        add("image_to_item", &images, (Image, Image), &items, false)?;
+        add("text_to_item", &titles, (Text, Text), &items, false)?;
+    } else {
+        add("image_to_text", &images, (Image, Text), &titles, false)?;
+        add("image_to_image", &images, (Image, Image), &images, true)?;
+    }
+    let rest = titles_of_rest(model, &held_out)?;
+    add("text_to_text", &titles, (Text, Text), &rest, false)?;
+    progress.finish("embed", &format!("{} held-out items, {} tasks", held_out.len(), tasks.len()));
+    if tasks.is_empty() {
+        bail!("the held-out part has no two parts that match; nothing can be measured");
+    }
+    Ok(tasks)
+}
+
+fn images<'a>(dataset: &'a Dataset, items: &[&'a Item], parts: &[Parts]) -> SideOf<'a> {
+    let mut side = SideOf::new();
+    for (item, parts) in items.iter().zip(parts) {
+        if let (Some(vector), Some(blob)) = (&parts.image, &item.image) {
+            let text = title(item).map(ToOwned::to_owned);
+            let shown = Shown { text, picture: Some((dataset, blob, item)) };
+            side.push(vector.clone(), &item.group, shown);
+        }
+    }
+    side
+}
+
+fn fused<'a>(dataset: &'a Dataset, items: &[&'a Item], parts: &[Parts]) -> SideOf<'a> {
+    let mut side = SideOf::new();
+    for (item, parts) in items.iter().zip(parts) {
+        if let Some(vector) = parts.fused() {
+            let picture = item.image.as_ref().map(|blob| (dataset, blob, *item));
+            let shown = Shown { text: title(item).map(ToOwned::to_owned), picture };
+            side.push(vector, &item.group, shown);
+        }
+    }
+    side
+}
+
+/// Different texts of the items, each once.
+fn titles<'a>(
+    model: &dyn Embedder,
+    items: &[&'a Item],
+    text: impl Fn(&'a Item) -> Option<&'a str>,
+) -> Result<SideOf<'a>> {
+    let mut first: BTreeMap<(&str, &str), ()> = BTreeMap::new();
+    let mut unique: Vec<(&str, &str)> = Vec::new();
+    for item in items {
+        if let Some(text) = text(item)
+            && first.insert((text, &item.group), ()).is_none()
+        {
+            unique.push((text, &item.group));
+        }
+    }
+    let texts: Vec<&str> = unique.iter().map(|(text, _)| *text).collect();
+    let vectors = model.embed_texts(&texts)?;
+    let mut side = SideOf::new();
+    for ((text, group), vector) in unique.into_iter().zip(vectors.rows()) {
+        side.push(vector.to_vec(), group, Shown { text: Some(text.to_owned()), picture: None });
+    }
+    Ok(side)
+}
+
+/// The last text field of items with several (a description), each once.
+fn titles_of_rest<'a>(model: &dyn Embedder, items: &[&'a Item]) -> Result<SideOf<'a>> {
+    titles(model, items, |item| match item.texts.as_slice() {
+        [_, .., (_, last)] => Some(last.as_str()),
+        _ => None,
+    })
+}
+
+/// `None` when no query has a relevant row.
+fn task<'a>(
+    name: &str,
+    queries: &SideOf<'a>,
+    (query_modality, item_modality): (Modality, Modality),
+    corpus: &SideOf<'a>,
+    same_rows: bool,
+    width: usize,
+) -> Result<Option<Measured<'a>>> {
+    let mut rows: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    for (row, group) in corpus.groups.iter().enumerate() {
+        let row = u32::try_from(row).context("a corpus has at most 2^32 rows")?;
+        rows.entry(group).or_default().push(row);
+    }
+    let relevant = |group: &str| rows.get(group).map_or(&[][..], Vec::as_slice);
+    let least = if same_rows { 2 } else { 1 };
+    if queries.groups.iter().all(|group| relevant(group).len() < least) {
+        return Ok(None);
+    }
+    let grades = |group: &&str| relevant(group).iter().map(|row| (*row, 1.0)).collect::<Vec<_>>();
+    #[expect(clippy::cast_possible_truncation, reason = "checked above")]
+    let exclude =
+        same_rows.then(|| (0..queries.groups.len()).map(|row| Some(row as u32)).collect());
+    let task = RetrievalTask {
+        name: name.to_owned(),
+        query_modality,
+        item_modality,
+        queries: queries.matrix(width)?,
+        corpus: corpus.matrix(width)?,
+        ids: Vec::new(),
+        relevance: queries.groups.iter().map(grades).collect(),
+        exclude: exclude.unwrap_or_default(),
+    };
+    let cards = TaskCards { queries: queries.shown.clone(), corpus: corpus.shown.clone() };
+    Ok(Some(Measured { task, cards }))
+}
+
+/// Shows the rows of a task.
+pub(crate) struct TaskCards<'a> {
+    queries: Vec<Shown<'a>>,
+    corpus: Vec<Shown<'a>>,
+}
+
+impl TaskCards<'_> {
+    fn card(shown: &Shown<'_>) -> Card {
+        let picture =
+            shown.picture.and_then(|(dataset, _, item)| Thumbnails::data_uri(dataset, item));
+        Card { text: shown.text.clone(), picture }
+    }
+}
+
+impl Cards for TaskCards<'_> {
+    fn query(&self, query: u32) -> Card {
+        Self::card(&self.queries[query as usize])
+    }
+
+    fn item(&self, row: u32) -> Card {
+        Self::card(&self.corpus[row as usize])
+    }
+}
