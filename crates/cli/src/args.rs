@@ -162,6 +162,9 @@ pub(crate) struct Train {
     /// Check the recipe, print it resolved, and end.
     #[arg(long)]
     pub check: bool,
+    /// Write the start and the first N batches instead of training, to run another trainer on them.
+    #[arg(long, value_name = "N", conflicts_with = "check")]
+    pub export_batches: Option<u64>,
 }
 
 #[derive(Debug, Group)]

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use conjoin_core::Stop;
 
-use crate::{Outcome, args::Train, console::Console, pipeline, recipe::Recipe};
+use crate::{Outcome, args::Train, batches, console::Console, pipeline, recipe::Recipe};
 
 pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcome> {
     let mut recipe = Recipe::read(&args.recipe, &args.set)?;
@@ -12,6 +12,11 @@ pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcom
     }
     if args.check {
         print!("{}", recipe.to_toml()?);
+        return Ok(Outcome::Done);
+    }
+    if let Some(n_steps) = args.export_batches {
+        batches::export(&recipe, n_steps, &recipe.out)?;
+        console.say(&format!("train: start and batches are in `{}`", recipe.out.display()));
         return Ok(Outcome::Done);
     }
     let model = recipe.out.join("model");
