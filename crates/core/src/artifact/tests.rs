@@ -1,3 +1,5 @@
+//! Artefacts appear whole or not at all, and say what is wrong with them.
+
 use super::*;
 
 fn write(target: &Path, text: &str) -> Artifact {

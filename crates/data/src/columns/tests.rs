@@ -1,3 +1,5 @@
+//! Missing columns are named with the closest one; common names are guessed.
+
 use super::*;
 
 fn names(names: &[&str]) -> Vec<String> {

@@ -1,3 +1,5 @@
+//! Curation: what is kept, what is rejected and why, and that the bytes repeat.
+
 use std::{collections::HashSet, sync::Mutex};
 
 use conjoin_core::{MANIFEST_FILE, Silent};

@@ -1,3 +1,5 @@
+//! Every reader: the same records of the same catalogue, and each way a row can be bad.
+
 use std::io::Write as _;
 
 use ::parquet::{

@@ -1,3 +1,5 @@
+//! Splits follow the source, else the group; groups never straddle a drawn split.
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;
