@@ -14,6 +14,9 @@ const QUALITY: u8 = 80;
 ///
 /// # Errors
 /// When the picture cannot be decoded.
+///
+/// # Panics
+/// When the thumbnail would have a side above 65,535 pixels, which no JPEG holds.
 pub fn thumbnail(bytes: &[u8], side: usize, limits: &ImageLimits) -> Result<Vec<u8>, ImageError> {
     let pixels = decode(bytes, limits)?;
     let (width, height) = (pixels.width(), pixels.height());
