@@ -68,7 +68,7 @@ pub struct ExampleHit {
 /// Up to `n` queries that won most and up to `n` that lost most, the winners first.
 ///
 /// What counts is the change of 1 / rank of the first relevant item; equal changes stay in the
-/// order of the queries. The two sides must be of the same queries, as [`crate::compare`] checks.
+/// order of the queries. The two sides must be of the same queries, as [`crate::compare()`] checks.
 #[must_use]
 pub fn examples(
     before: &TaskResult,

@@ -107,7 +107,7 @@ impl ImageContract {
     /// Decodes and prepares a picture file.
     ///
     /// # Errors
-    /// As [`decode`].
+    /// As [`decode()`].
     ///
     /// # Panics
     /// When `size` is zero.
