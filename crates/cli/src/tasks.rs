@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use conjoin_core::{Embedder, Embeddings, Modality, Progress, Stop};
-use conjoin_data::{BlobRef, Dataset, Item, Split};
+use conjoin_data::{Dataset, Item, Split};
 use conjoin_eval::{Card, Cards, RetrievalTask};
 
 use crate::{
     pairs::{joined_text, title},
-    thumbnails::Thumbnails,
+    thumbnails::data_uri,
 };
 
 /// What is measured on.
@@ -119,7 +119,7 @@ struct SideOf<'a> {
 #[derive(Clone)]
 struct Shown<'a> {
     text: Option<String>,
-    picture: Option<(&'a Dataset, &'a BlobRef, &'a Item)>,
+    picture: Option<(&'a Dataset, &'a Item)>,
 }
 
 impl<'a> SideOf<'a> {
@@ -179,9 +179,9 @@ pub(crate) fn measure<'a>(
 fn images<'a>(dataset: &'a Dataset, items: &[&'a Item], parts: &[Parts]) -> SideOf<'a> {
     let mut side = SideOf::new();
     for (item, parts) in items.iter().zip(parts) {
-        if let (Some(vector), Some(blob)) = (&parts.image, &item.image) {
+        if let Some(vector) = &parts.image {
             let text = title(item).map(ToOwned::to_owned);
-            let shown = Shown { text, picture: Some((dataset, blob, item)) };
+            let shown = Shown { text, picture: Some((dataset, item)) };
             side.push(vector.clone(), &item.group, shown);
         }
     }
@@ -192,7 +192,7 @@ fn fused<'a>(dataset: &'a Dataset, items: &[&'a Item], parts: &[Parts]) -> SideO
     let mut side = SideOf::new();
     for (item, parts) in items.iter().zip(parts) {
         if let Some(vector) = parts.fused() {
-            let picture = item.image.as_ref().map(|blob| (dataset, blob, *item));
+            let picture = item.image.as_ref().map(|_| (dataset, *item));
             let shown = Shown { text: title(item).map(ToOwned::to_owned), picture };
             side.push(vector, &item.group, shown);
         }
@@ -277,8 +277,7 @@ pub(crate) struct TaskCards<'a> {
 
 impl TaskCards<'_> {
     fn card(shown: &Shown<'_>) -> Card {
-        let picture =
-            shown.picture.and_then(|(dataset, _, item)| Thumbnails::data_uri(dataset, item));
+        let picture = shown.picture.and_then(|(dataset, item)| data_uri(dataset, item));
         Card { text: shown.text.clone(), picture }
     }
 }
