@@ -10,6 +10,7 @@
 //! Legend of shapes: `b` batch, `t` tokens, `d` width, `h` heads, `c` channels or width per head,
 //! `e` embedding width, `m`, `n`, `k` the sizes of a matrix product.
 
+mod aligned;
 mod exec;
 mod gemm;
 mod math;

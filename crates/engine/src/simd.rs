@@ -39,6 +39,19 @@ pub(crate) fn for_row_blocks(
         .for_each(|(block, out)| vectorize(|| f(block * rows, out)));
 }
 
+/// As [`for_row_blocks`], and gives what `f` returned, in order of the blocks.
+pub(crate) fn map_row_blocks<R: Send>(
+    out: &mut [f32],
+    cols: usize,
+    f: impl Fn(usize, &mut [f32]) -> R + Send + Sync,
+) -> Vec<R> {
+    let rows = rows_per_block(cols);
+    out.par_chunks_mut(rows * cols)
+        .enumerate()
+        .map(|(block, out)| vectorize(|| f(block * rows, out)))
+        .collect()
+}
+
 /// Sums `f(first_row, n_rows, partial)` over blocks of `m` rows into `out`, in a fixed order.
 pub(crate) fn sum_row_blocks(
     m: usize,

@@ -8,18 +8,18 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::tape::NodeId;
+use crate::{aligned::Aligned, tape::NodeId};
 
 /// Memory that was used and can be used again. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Pool(Arc<Mutex<BTreeMap<usize, Vec<Vec<f32>>>>>);
+pub struct Pool(Arc<Mutex<BTreeMap<usize, Vec<Aligned>>>>);
 
 impl Pool {
     /// A buffer of `len` values; what they are is not defined.
     pub(crate) fn take(&self, len: usize) -> Buffer {
         let class = size_class(len);
         let reused = self.lock().get_mut(&class).and_then(Vec::pop);
-        let values = reused.unwrap_or_else(|| vec![0.0; class]);
+        let values = reused.unwrap_or_else(|| Aligned::zeros(class));
         Buffer { values, len, pool: self.clone() }
     }
 
@@ -42,7 +42,7 @@ impl Pool {
         Tensor::new(rows, cols, buffer, None)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<Vec<f32>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<Aligned>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -57,20 +57,20 @@ fn size_class(len: usize) -> usize {
 /// Writable memory of a [`Pool`].
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    values: Vec<f32>,
+    values: Aligned,
     len: usize,
     pool: Pool,
 }
 
 impl AsRef<[f32]> for Buffer {
     fn as_ref(&self) -> &[f32] {
-        &self.values[..self.len]
+        &self.values.as_ref()[..self.len]
     }
 }
 
 impl AsMut<[f32]> for Buffer {
     fn as_mut(&mut self) -> &mut [f32] {
-        &mut self.values[..self.len]
+        &mut self.values.as_mut()[..self.len]
     }
 }
 

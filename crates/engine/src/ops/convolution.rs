@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::{
     Activation, Exec, ParamId, Tensor,
-    ops::linear::{LinearParams, activation_backward},
+    ops::linear::{LinearParams, activation_backward, bias_and_activation},
     simd,
     tape::{Backward, BackwardPass},
     tensor::Buffer,
@@ -114,14 +114,15 @@ impl Exec<'_> {
         let (c, grid) = (x.cols(), Grid::new(shape, stride));
         let mut weight = self.take(9 * c);
         scale_taps(weight.as_mut(), self.value(p.weight), p.scale.map(|s| self.value(s)));
-        let mut y = self.take(grid.out.rows() * c);
-        grid.convolve(y.as_mut(), x.values(), weight.as_ref(), c);
         let ids: Vec<_> = [Some(p.weight), p.scale, p.bias].into_iter().flatten().collect();
         let records = self.records(&[x], &ids);
-        let mut z =
-            (records && !activation.derivative_from_output()).then(|| self.take(y.as_ref().len()));
+        let keep_z = records && !activation.derivative_from_output();
+        let now = if keep_z { Activation::Identity } else { activation };
         let bias = p.bias.map(|b| self.value(b));
-        crate::ops::linear::epilogue(&mut y, z.as_mut(), bias, c, activation);
+        let mut y = self.take(grid.out.rows() * c);
+        grid.convolve(y.as_mut(), x.values(), weight.as_ref(), c);
+        simd::for_row_blocks(y.as_mut(), c, |_, y| bias_and_activation(y, bias, c, now));
+        let (y, z) = if keep_z { (self.activate(&y, activation), Some(y)) } else { (y, None) };
         let y = Tensor::new(grid.out.rows(), c, y, None);
         let backward = records.then(|| {
             let kept = z.map_or_else(|| y.clone(), |z| Tensor::new(y.rows(), c, z, None));

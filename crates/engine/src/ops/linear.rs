@@ -6,7 +6,9 @@
 //! `dx = g · (s ∘ W)`.
 
 use crate::{
-    Activation, Exec, MatMut, MatRef, ParamId, Tensor, matmul, simd,
+    Activation, Exec, MatMut, MatRef, ParamId, Tensor,
+    gemm::matmul_then,
+    matmul, simd,
     tape::{Backward, BackwardPass},
     tensor::Buffer,
     vectorize,
@@ -48,19 +50,20 @@ impl Exec<'_> {
             scaled
         });
         let effective = scaled.as_ref().map_or(weight, AsRef::as_ref);
+        let ids: Vec<_> = p.ids().collect();
+        let records = self.records(&[x], &ids);
+        let bias = p.bias.map(|b| self.value(b));
+        // Where the derivative is of z, the product leaves z and the activation goes from z to y.
+        let keep_z = records && !activation.derivative_from_output();
+        let now = if keep_z { Activation::Identity } else { activation };
         let mut y = self.take(m * n);
-        matmul(
+        matmul_then(
             &mut MatMut::new(y.as_mut(), m, n),
             MatRef::new(x.values(), m, k),
             MatRef::new(effective, n, k).transposed(),
-            false,
+            |_, rows| bias_and_activation(rows, bias, n, now),
         );
-        let ids: Vec<_> = p.ids().collect();
-        let records = self.records(&[x], &ids);
-        let keep_z = records && !activation.derivative_from_output();
-        let mut z = keep_z.then(|| self.take(m * n));
-        let bias = p.bias.map(|b| self.value(b));
-        epilogue(&mut y, z.as_mut(), bias, n, activation);
+        let (y, z) = if keep_z { (self.activate(&y, activation), Some(y)) } else { (y, None) };
         let y = Tensor::new(m, n, y, None);
         let backward = records.then(|| {
             let kept = match z {
@@ -70,6 +73,19 @@ impl Exec<'_> {
             Box::new(Linear { x: x.clone(), kept, scaled, p, activation }) as Box<dyn Backward>
         });
         self.record(y, backward)
+    }
+}
+
+impl Exec<'_> {
+    /// `act(z)`
+    pub(crate) fn activate(&self, z: &Buffer, activation: Activation) -> Buffer {
+        let z = z.as_ref();
+        let mut y = self.take(z.len());
+        simd::for_row_blocks(y.as_mut(), 1, |first, y| {
+            y.copy_from_slice(&z[first..first + y.len()]);
+            activation.apply(y);
+        });
+        y
     }
 }
 
@@ -84,33 +100,21 @@ fn scale_rows(out: &mut [f32], w: &[f32], s: &[f32], k: usize) {
     });
 }
 
-/// Adds the bias, keeps `z` if asked, applies the activation.
-pub(crate) fn epilogue(
-    y: &mut Buffer,
-    z: Option<&mut Buffer>,
+/// `act(z + b)` in place, on rows of width `n`.
+#[inline(always)]
+pub(crate) fn bias_and_activation(
+    z: &mut [f32],
     bias: Option<&[f32]>,
     n: usize,
     activation: Activation,
 ) {
     if let Some(bias) = bias {
-        simd::for_row_blocks(y.as_mut(), n, |_, y| {
-            for y in y.chunks_exact_mut(n) {
-                simd::add_assign(y, bias);
-            }
-            if z.is_none() {
-                activation.apply(y);
-            }
-        });
-    } else if z.is_none() && activation != Activation::Identity {
-        simd::for_row_blocks(y.as_mut(), n, |_, y| activation.apply(y));
+        z.chunks_exact_mut(n).for_each(|z| simd::add_assign(z, bias));
     }
-    if let Some(z) = z {
-        z.as_mut().copy_from_slice(y.as_ref());
-        simd::for_row_blocks(y.as_mut(), n, |_, y| activation.apply(y));
-    }
+    activation.apply(z);
 }
 
-/// `dy ∘ act'` in place, and the sum of its rows into the bias gradient.
+/// `dy ∘ act'` in place, and the sum of its rows into the bias gradient, in one pass.
 pub(crate) fn activation_backward(
     cx: &mut BackwardPass<'_>,
     dy: &mut Buffer,
@@ -119,18 +123,20 @@ pub(crate) fn activation_backward(
     bias: Option<ParamId>,
 ) {
     let (n, kept) = (kept.cols(), kept.values());
-    if activation != Activation::Identity {
-        simd::for_row_blocks(dy.as_mut(), n, |row, dy| {
-            activation.scale_gradient(dy, &kept[row * n..row * n + dy.len()]);
-        });
+    let db = bias.and_then(|b| cx.trained(b)).map(|(_, db)| db);
+    if db.is_none() && activation == Activation::Identity {
+        return;
     }
-    if let Some((_, db)) = bias.and_then(|b| cx.trained(b)) {
-        let g = dy.as_ref();
-        simd::sum_row_blocks(g.len() / n, n, db, |first, rows, db| {
-            for g in g[first * n..(first + rows) * n].chunks_exact(n) {
-                simd::add_assign(db, g);
-            }
-        });
+    let sums = simd::map_row_blocks(dy.as_mut(), n, |first, dy| {
+        activation.scale_gradient(dy, &kept[first * n..first * n + dy.len()]);
+        let mut sum = vec![0.0; if db.is_some() { n } else { 0 }];
+        for dy in dy.chunks_exact(n) {
+            simd::add_assign(&mut sum, dy);
+        }
+        sum
+    });
+    if let Some(db) = db {
+        sums.iter().for_each(|sum| simd::add_assign(db, sum));
     }
 }
 

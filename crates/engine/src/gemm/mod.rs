@@ -1,12 +1,21 @@
-//! Matrix products on the `gemm` crate, behind a checked interface.
+//! Matrix products behind a checked interface.
 //!
 //! In:  strided views. Out: `out = a · b`, or `out += a · b`.
-//! This is the engine's one module with `unsafe`: the crate takes raw pointers; every view is checked
+//! Many rows (`by_rows`) and long inner dimensions (`by_inner`) run on the engine's own register tile;
+//! the rest, where packing would not pay, on the `gemm` crate. Which, is told by the shapes alone.
+//! This file has the engine's only `unsafe`: the crate takes raw pointers; every view is checked
 //! against its slice when it is made. Oracle: the plain triple loop in the tests.
 #![expect(
     unsafe_code,
     reason = "the `gemm` crate takes raw pointers; views are bounds-checked here"
 )]
+
+mod by_inner;
+mod by_rows;
+pub(crate) mod panels;
+pub(crate) mod tile;
+
+use crate::{simd, vectorize};
 
 /// A read-only matrix view, `[rows, cols]`.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +46,10 @@ impl<'a> MatRef<'a> {
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
+    fn is_row_major(self) -> bool {
+        self.col_stride == 1 && self.row_stride == self.cols
+    }
+
     /// The same values seen transposed; nothing is moved.
     #[must_use]
     pub fn transposed(self) -> Self {
@@ -63,6 +76,10 @@ impl<'a> MatMut<'a> {
 
 /// Multiply-adds below which one thread is faster than handing work over.
 const PARALLEL_FROM: usize = 1 << 16;
+/// Rows from which packing the right matrix pays.
+const MANY_ROWS: usize = 48;
+/// Inner length from which `aᵀ · b` is cut into slices.
+const LONG_INNER: usize = 128;
 
 /// `out = a · b`, or `out += a · b` with `add`, on all threads.
 ///
@@ -72,23 +89,59 @@ const PARALLEL_FROM: usize = 1 << 16;
 /// # Panics
 /// When the shapes do not fit.
 pub fn matmul(out: &mut MatMut<'_>, a: MatRef<'_>, b: MatRef<'_>, add: bool) {
+    check_shapes(out, a, b);
     let (m, n, k) = (out.rows, out.cols, a.cols);
-    assert!(
-        a.rows == m && b.rows == k && b.cols == n,
-        "[{m},{n}] = [{},{k}] · [{},{}]",
-        a.rows,
-        b.rows,
-        b.cols
-    );
-    if m * n == 0 {
-        return;
-    }
-    if k == 0 {
+    if m * n == 0 || k == 0 {
         if !add {
             out.data.fill(0.0);
         }
-        return;
+    } else if m * n * k < PARALLEL_FROM {
+        multiply_by_crate(out, a, b, add);
+    } else if a.is_row_major() && m >= MANY_ROWS {
+        by_rows::multiply(out.data, a.data, b, add, |_, _| {});
+    } else if a.transposed().is_row_major() && b.is_row_major() && k >= LONG_INNER {
+        by_inner::multiply(out.data, a.data, b.data, (m, n), add);
+    } else {
+        multiply_by_crate(out, a, b, add);
     }
+}
+
+/// `out = a · b`, with `finish(first_row, rows)` on finished rows, on all threads and vectorised.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub(crate) fn matmul_then(
+    out: &mut MatMut<'_>,
+    a: MatRef<'_>,
+    b: MatRef<'_>,
+    finish: impl Fn(usize, &mut [f32]) + Send + Sync,
+) {
+    check_shapes(out, a, b);
+    if out.rows >= MANY_ROWS && a.cols > 0 && out.cols > 0 && a.is_row_major() {
+        by_rows::multiply(out.data, a.data, b, false, |first, rows| {
+            vectorize(|| finish(first, rows));
+        });
+    } else {
+        matmul(out, a, b, false);
+        simd::for_row_blocks(out.data, out.cols, finish);
+    }
+}
+
+fn check_shapes(out: &MatMut<'_>, a: MatRef<'_>, b: MatRef<'_>) {
+    assert!(
+        a.rows == out.rows && b.rows == a.cols && b.cols == out.cols,
+        "[{},{}] = [{},{}] · [{},{}]",
+        out.rows,
+        out.cols,
+        a.rows,
+        a.cols,
+        b.rows,
+        b.cols
+    );
+}
+
+fn multiply_by_crate(out: &mut MatMut<'_>, a: MatRef<'_>, b: MatRef<'_>, add: bool) {
+    let (m, n, k) = (out.rows, out.cols, a.cols);
     let parallelism = if m * n * k < PARALLEL_FROM {
         gemm::Parallelism::None
     } else {
@@ -96,7 +149,7 @@ pub fn matmul(out: &mut MatMut<'_>, a: MatRef<'_>, b: MatRef<'_>, add: bool) {
     };
     // SAFETY: `MatRef::new` and `MatMut::new` checked that each slice holds exactly the view's values
     // and `transposed` only swaps the strides, so every (row, column) lies inside its slice; `out` is
-    // a unique borrow and cannot overlap `a` or `b`; the shapes were checked to fit just above.
+    // a unique borrow and cannot overlap `a` or `b`; callers checked that the shapes fit.
     unsafe {
         gemm::gemm(
             m,
@@ -131,9 +184,24 @@ mod tests {
         (0..n).map(|i| step(i) as f32 / (1 << 23) as f32 - 1.0).collect()
     }
 
+    /// Small, by rows (several blocks, two depths, odd tails), by inner dimension (several slices).
+    const SHAPES: [(usize, usize, usize); 11] = [
+        (1, 1, 1),
+        (3, 5, 7),
+        (17, 33, 65),
+        (64, 48, 100),
+        (5, 4, 0),
+        (0, 3, 2),
+        (48, 70, 40),
+        (301, 49, 27),
+        (70, 20, 500),
+        (24, 27, 1600),
+        (100, 50, 1100),
+    ];
+
     #[test]
     fn agrees_with_a_plain_triple_loop() {
-        for (m, n, k) in [(1, 1, 1), (3, 5, 7), (17, 33, 65), (64, 48, 100), (5, 4, 0), (0, 3, 2)] {
+        for (m, n, k) in SHAPES {
             let (a, b) = (values(m * k, 1), values(k * n, 2));
             for (transpose_a, transpose_b, add) in [
                 (false, false, false),
@@ -155,15 +223,17 @@ mod tests {
                 matmul(&mut MatMut::new(&mut out, m, n), av, bv, add);
                 for i in 0..m {
                     for j in 0..n {
-                        let expected: f32 = (0..k)
+                        let expected: f64 = (0..k)
                             .map(|x| {
                                 let a = if transpose_a { a[x * m + i] } else { a[i * k + x] };
                                 let b = if transpose_b { b[j * k + x] } else { b[x * n + j] };
-                                a * b
+                                f64::from(a * b)
                             })
-                            .sum::<f32>()
+                            .sum::<f64>()
                             + if add { 0.5 } else { 0.0 };
-                        assert!((out[i * n + j] - expected).abs() < 1e-4, "{m} {n} {k} at {i},{j}");
+                        let error = f64::from(out[i * n + j]) - expected;
+                        let tolerance = 1e-6 * k.max(100) as f64;
+                        assert!(error.abs() < tolerance, "{m} {n} {k} at {i},{j}: {error}");
                     }
                 }
             }
