@@ -2,7 +2,8 @@
 //!
 //! In:  files written into a temporary folder beside the target. Out: the target folder.
 //! The manifest is written last and the folder is renamed into place, so a reader sees the old
-//! artefact, the new one, or none, never half of one.
+//! artefact or the new one, never half of one. A process that dies while it replaces an artefact leaves
+//! the old one as `.NAME.old`; the next reader or writer puts it back.
 
 use std::{
     collections::BTreeMap,
@@ -91,7 +92,7 @@ pub struct ArtifactError {
 #[non_exhaustive]
 pub enum ArtifactErrorKind {
     /// A file could not be read or written; the error names it.
-    #[error("file access failed")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The manifest is not valid JSON of the expected shape.
     #[error("`{MANIFEST_FILE}` is not a manifest")]
@@ -103,7 +104,7 @@ pub enum ArtifactErrorKind {
         found: u64,
     },
     /// Another kind of artefact.
-    #[error("this is a {found}, a {expected} is needed")]
+    #[error("it is of format `{found}`, `{expected}` is needed")]
     Format {
         /// Format found.
         found: String,
@@ -117,6 +118,14 @@ pub enum ArtifactErrorKind {
         found: u32,
         /// Newest version this build reads.
         supported: u32,
+    },
+    /// The folder to write holds something that is not ours to replace.
+    #[error(
+        "something that is no `{expected}` is there; it is not replaced, name another folder"
+    )]
+    Foreign {
+        /// Format of the artefact to be written.
+        expected: String,
     },
     /// A file is not what the manifest says.
     #[error("`{file}` has hash {found}, the manifest says {expected}")]
@@ -137,6 +146,7 @@ impl Artifact {
     /// When the manifest is missing, unreadable, of another kind or too new.
     pub fn open(path: &Path, format: &'static str, supported: u32) -> Result<Self, ArtifactError> {
         let fail = |kind| ArtifactError { path: path.to_owned(), kind };
+        recover(path).map_err(|e| fail(e.into()))?;
         let manifest = read_manifest(path).map_err(fail)?;
         if manifest.format != format {
             let kind = ArtifactErrorKind::Format { found: manifest.format, expected: format };
@@ -202,19 +212,22 @@ pub struct ArtifactWriter {
 }
 
 impl ArtifactWriter {
-    /// Starts writing; `target` itself is untouched until the commit.
+    /// Starts writing; `target` itself is untouched until the commit. Only an artefact of the same
+    /// format, an empty folder or nothing may be there.
     ///
     /// # Errors
-    /// When the staging folder beside `target` cannot be made.
-    pub fn create(target: &Path) -> Result<Self, ArtifactError> {
+    /// When `target` holds anything else, or the staging folder beside it cannot be made.
+    pub fn create(target: &Path, format: &str) -> Result<Self, ArtifactError> {
         let staging = sibling(target, "staging");
-        let make = || -> std::io::Result<()> {
+        let make = || -> Result<(), ArtifactErrorKind> {
+            recover(target)?;
+            refuse_foreign(target, format)?;
             if staging.exists() {
                 fs::remove_dir_all(&staging)?;
             }
-            fs::create_dir_all(&staging)
+            Ok(fs::create_dir_all(&staging)?)
         };
-        make().map_err(|e| ArtifactError { path: target.to_owned(), kind: e.into() })?;
+        make().map_err(|kind| ArtifactError { path: target.to_owned(), kind })?;
         Ok(Self { target: target.to_owned(), staging, committed: false })
     }
 
@@ -249,20 +262,59 @@ impl ArtifactWriter {
         let mut file = fs::File::create(self.staging.join(MANIFEST_FILE))?;
         file.write_all(&text)?;
         file.sync_all()?;
-        let old = sibling(&self.target, "old");
-        if old.exists() {
-            fs::remove_dir_all(&old)?;
-        }
-        if self.target.exists() {
-            fs::rename(&self.target, &old)?;
-        }
-        fs::rename(&self.staging, &self.target)?;
-        if old.exists() {
-            fs::remove_dir_all(&old)?;
-        }
+        self.replace()?;
         Ok(manifest)
     }
+
+    /// Moves the old artefact aside and the new one into its place.
+    fn replace(&self) -> std::io::Result<()> {
+        let old = sibling(&self.target, OLD);
+        loop {
+            if self.target.exists() {
+                if old.exists() {
+                    fs::remove_dir_all(&old)?;
+                }
+                fs::rename(&self.target, &old)?;
+            }
+            match fs::rename(&self.staging, &self.target) {
+                // A reader took the gap between the two renames for a crash and put the old one back.
+                Err(_) if self.target.exists() => {}
+                Err(error) => return Err(error),
+                Ok(()) => break,
+            }
+        }
+        if old.exists() {
+            fs::remove_dir_all(&old)?;
+        }
+        Ok(())
+    }
 }
+
+/// Puts an artefact back whose writer died between moving it aside and moving the new one in.
+fn recover(target: &Path) -> std::io::Result<()> {
+    let old = sibling(target, OLD);
+    if target.exists() || !old.join(MANIFEST_FILE).exists() {
+        return Ok(());
+    }
+    match fs::rename(&old, target) {
+        // Another reader, or the writer itself, was faster.
+        Err(_) if target.exists() => Ok(()),
+        done => done,
+    }
+}
+
+/// Passes when nothing would be lost but an older artefact of the same format.
+fn refuse_foreign(target: &Path, format: &str) -> Result<(), ArtifactErrorKind> {
+    let is_empty = || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
+    let is_ours = || read_manifest(target).is_ok_and(|manifest| manifest.format == format);
+    if !target.exists() || is_empty() || is_ours() {
+        return Ok(());
+    }
+    Err(ArtifactErrorKind::Foreign { expected: format.to_owned() })
+}
+
+/// What an artefact is called while it is replaced: `.NAME.old`.
+const OLD: &str = "old";
 
 impl Drop for ArtifactWriter {
     fn drop(&mut self) {

@@ -16,12 +16,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use conjoin_core::{Artifact, ArtifactWriter, Progress, Seed, Stop, hash_bytes};
+use conjoin_core::{ArtifactWriter, Progress, Seed, Stop, hash_bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Columns, Limits,
-    dataset::{DATASET_FORMAT, DATASET_VERSION},
+    dataset::DATASET_FORMAT,
     error::{CurateError, ReadError},
     read::{self, Event},
 };
@@ -158,8 +158,7 @@ pub fn curate(
     stop: &Stop,
 ) -> Result<CurateSummary, CurateError> {
     config.check()?;
-    refuse_foreign(&config.output)?;
-    let artifact = ArtifactWriter::create(&config.output)?;
+    let artifact = ArtifactWriter::create(&config.output, DATASET_FORMAT)?;
     let mut pass = pass::Pass::start(config, &artifact, progress, stop)?;
     for input in &config.inputs {
         pass.read(input)?;
@@ -168,16 +167,6 @@ pub fn curate(
     stop.check()?;
     summary.manifest_hash = artifact.commit(manifest)?.manifest().hash();
     Ok(summary)
-}
-
-/// Only a dataset, an empty folder or nothing may be replaced.
-fn refuse_foreign(output: &Path) -> Result<(), CurateError> {
-    let is_empty = || fs_err::read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
-    let is_dataset = || Artifact::open(output, DATASET_FORMAT, DATASET_VERSION).is_ok();
-    if !output.exists() || is_empty() || is_dataset() {
-        return Ok(());
-    }
-    Err(CurateError::OutputTaken { path: output.to_owned() })
 }
 
 /// The columns of a catalogue: those it declares, else those of its first records.

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use conjoin_core::{ArtifactError, Interrupted};
+use conjoin_core::{ArtifactError, ArtifactErrorKind, Interrupted};
 use conjoin_input::ImageError;
 
 use crate::read::ACCEPTED;
@@ -31,7 +31,7 @@ impl ReadError {
 #[non_exhaustive]
 pub enum ReadErrorKind {
     /// The system refused; the error names the file.
-    #[error("file access failed")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// Neither the content nor the name tells a format that is read.
     #[error("unknown format; accepted are {ACCEPTED}")]
@@ -188,12 +188,6 @@ pub enum CurateError {
         /// How often each reason occurred, by its stable word.
         reasons: Vec<(String, u64)>,
     },
-    /// The output folder holds something else.
-    #[error("`{}` exists and is no dataset; it is not replaced", path.display())]
-    OutputTaken {
-        /// The folder.
-        path: PathBuf,
-    },
     /// The artefact cannot be written.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -201,7 +195,7 @@ pub enum CurateError {
     #[error("cannot write the dataset")]
     Write(#[source] std::io::Error),
     /// A stop was requested; nothing is left behind.
-    #[error(transparent)]
+    #[error("the curation was stopped")]
     Interrupted(#[from] Interrupted),
 }
 
@@ -227,9 +221,9 @@ pub struct OpenError {
 pub enum OpenErrorKind {
     /// It is no artefact of ours, or too new.
     #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    Artifact(ArtifactErrorKind),
     /// A file could not be read; the error names it.
-    #[error("file access failed")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// A file the format needs is not in the manifest.
     #[error("the manifest lists no `{file}`")]
@@ -270,6 +264,13 @@ pub enum OpenErrorKind {
     },
 }
 
+impl From<ArtifactError> for OpenErrorKind {
+    fn from(error: ArtifactError) -> Self {
+        // The place is told by [`OpenError`].
+        Self::Artifact(error.kind)
+    }
+}
+
 /// Why an image of a dataset could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the image of item `{id}`")]
@@ -295,7 +296,7 @@ pub enum BlobErrorKind {
         shard: u32,
     },
     /// The shard could not be read; the error names it.
-    #[error("file access failed")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The bytes are not those that were stored.
     #[error("shard {shard} is damaged: the bytes have hash {found}, expected {expected}")]

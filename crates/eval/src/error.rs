@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use conjoin_core::ArtifactError;
+use conjoin_core::{ArtifactError, ArtifactErrorKind};
 
 /// Why a task could not be evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -191,14 +191,11 @@ pub struct ReportError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReportErrorKind {
-    /// The folder holds something else, which writing would replace.
-    #[error("the folder exists and holds something else than a report")]
-    Occupied,
     /// The artefact could not be opened or committed.
-    #[error("the artefact failed")]
-    Artifact(#[from] ArtifactError),
+    #[error(transparent)]
+    Artifact(ArtifactErrorKind),
     /// A file could not be read or written; the error names it.
-    #[error("file access failed")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// `report.json` is not what its version says.
     #[error("`report.json` is not a report")]
@@ -219,4 +216,11 @@ pub enum ReportErrorKind {
         /// Bytes allowed.
         limit: u64,
     },
+}
+
+impl From<ArtifactError> for ReportErrorKind {
+    fn from(error: ArtifactError) -> Self {
+        // The place is told by [`ReportError`].
+        Self::Artifact(error.kind)
+    }
 }

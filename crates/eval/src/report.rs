@@ -15,7 +15,7 @@ mod table;
 
 use std::{collections::BTreeMap, path::Path};
 
-use conjoin_core::{Artifact, ArtifactWriter, MANIFEST_FILE, Manifest};
+use conjoin_core::{Artifact, ArtifactWriter, Manifest};
 use fs_err as fs;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -175,6 +175,15 @@ impl Report {
         &self.parts
     }
 
+    /// Passes when a report may be written to `dir`: to be asked before long work.
+    ///
+    /// # Errors
+    /// When `dir` holds something else than a report, or nothing can be written beside it.
+    pub fn check_place(dir: &Path) -> Result<(), ReportError> {
+        let free = ArtifactWriter::create(dir, FORMAT);
+        free.map(drop).map_err(|e| ReportError { path: dir.to_owned(), kind: e.into() })
+    }
+
     /// Writes `report.json` and `report.html` as one artefact, replacing an older report in `dir`.
     ///
     /// # Errors
@@ -184,8 +193,7 @@ impl Report {
     }
 
     fn publish(&self, dir: &Path) -> Result<Artifact, ReportErrorKind> {
-        check_free(dir)?;
-        let writer = ArtifactWriter::create(dir)?;
+        let writer = ArtifactWriter::create(dir, FORMAT)?;
         fs::write(writer.file(JSON_FILE), serde_json::to_vec_pretty(self)?)?;
         fs::write(writer.file(HTML_FILE), render_html(self))?;
         Ok(writer.commit(self.manifest())?)
@@ -233,18 +241,6 @@ impl Report {
 fn numbers_or_null<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<f32>, D::Error> {
     let numbers = Vec::<Option<f32>>::deserialize(input)?;
     Ok(numbers.into_iter().map(|number| number.unwrap_or(f32::NAN)).collect())
-}
-
-/// Committing replaces the whole folder, so it must be a report, empty or absent.
-fn check_free(dir: &Path) -> Result<(), ReportErrorKind> {
-    if !dir.exists() || fs::read_dir(dir)?.next().is_none() {
-        return Ok(());
-    }
-    if !dir.join(MANIFEST_FILE).exists() {
-        return Err(ReportErrorKind::Occupied);
-    }
-    Artifact::open(dir, FORMAT, u32::MAX)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ impl IndexBuilder {
             layout::check_width(config.width)?;
             layout::check_weight("text_weight", config.text_weight)?;
             layout::check_weight("image_weight", config.image_weight)?;
-            let writer = ArtifactWriter::create(target)?;
+            let writer = ArtifactWriter::create(target, layout::FORMAT)?;
             let files = Files::create(&writer)?;
             Ok((writer, files))
         };

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use conjoin_core::{ArtifactError, Modality};
+use conjoin_core::{ArtifactError, ArtifactErrorKind, Modality};
 
 /// Why an index could not be written or opened.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +27,9 @@ impl IndexError {
 pub enum IndexErrorKind {
     /// The folder is not a whole artefact of this kind.
     #[error(transparent)]
-    Artifact(#[from] ArtifactError),
+    Artifact(ArtifactErrorKind),
     /// A file could not be read or written; the error names it.
-    #[error("file access failed")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// Numbers are stored little-endian and mapped as they are.
     #[error("this machine is big-endian, an index is little-endian")]
@@ -108,6 +108,13 @@ pub enum IndexErrorKind {
     /// An earlier write failed, so the files are not whole.
     #[error("an earlier write failed, the index cannot be committed")]
     Broken,
+}
+
+impl From<ArtifactError> for IndexErrorKind {
+    fn from(error: ArtifactError) -> Self {
+        // The place is told by [`IndexError`].
+        Self::Artifact(error.kind)
+    }
 }
 
 /// What is wrong with an item.

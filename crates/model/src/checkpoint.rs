@@ -62,7 +62,7 @@ impl Model {
     }
 
     fn write(&self, folder: &Path, mut manifest: Manifest) -> Result<Artifact, ModelErrorKind> {
-        let writer = ArtifactWriter::create(folder)?;
+        let writer = ArtifactWriter::create(folder, CHECKPOINT_FORMAT)?;
         let spec = serde_json::to_vec_pretty(self.spec())
             .map_err(|source| ModelErrorKind::Json { file: SPEC_FILE.to_owned(), source })?;
         fs_err::write(writer.file(SPEC_FILE), spec)?;

@@ -18,7 +18,7 @@ pub struct ModelError {
 #[non_exhaustive]
 pub enum ModelErrorKind {
     /// A file could not be read or written; the error names it.
-    #[error("file access failed")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The folder has none of the layouts this build reads.
     #[error(
@@ -118,13 +118,14 @@ pub enum ModelErrorKind {
     #[error("the input contract is not valid")]
     Contract(#[from] conjoin_input::ContractError),
     /// The checkpoint folder cannot be used.
-    #[error("the checkpoint folder cannot be used")]
-    Artifact(#[from] Box<conjoin_core::ArtifactError>),
+    #[error(transparent)]
+    Artifact(Box<conjoin_core::ArtifactErrorKind>),
 }
 
 impl From<conjoin_core::ArtifactError> for ModelErrorKind {
     fn from(error: conjoin_core::ArtifactError) -> Self {
-        Self::Artifact(Box::new(error))
+        // The place is told by [`ModelError`].
+        Self::Artifact(Box::new(error.kind))
     }
 }
 

@@ -105,7 +105,8 @@ impl Model {
     /// When the layout is unknown, or a file is missing, damaged or says something this build does
     /// not implement.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        if folder.join(conjoin_core::MANIFEST_FILE).exists() {
+        // A folder that is not there may be one whose writer died; opening it puts it back.
+        if folder.join(conjoin_core::MANIFEST_FILE).exists() || !folder.exists() {
             return Self::open_checkpoint(folder);
         }
         if folder.join("modules.json").exists() {

@@ -102,7 +102,7 @@ pub struct StateError {
 #[non_exhaustive]
 pub enum StateErrorKind {
     /// A file could not be read or written; the error names it.
-    #[error("file access failed")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The folder is not a whole artefact.
     #[error(transparent)]

@@ -168,7 +168,7 @@ impl Snapshot {
         let folder = run.join(FOLDER);
         fs::create_dir_all(&folder)?;
         let target = folder.join(format!("step-{:012}", self.n_steps));
-        let writer = ArtifactWriter::create(&target)?;
+        let writer = ArtifactWriter::create(&target, STATE_FORMAT)?;
         fs::write(writer.file(TENSORS_FILE), &self.tensors)?;
         fs::write(writer.file(FACTS_FILE), &self.facts)?;
         let mut manifest = Manifest::new(STATE_FORMAT, STATE_VERSION);

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Mutex};
 
-use conjoin_core::{MANIFEST_FILE, Silent};
+use conjoin_core::{ArtifactErrorKind, MANIFEST_FILE, Silent};
 use image::ImageFormat;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -344,7 +344,8 @@ fn never_replaces_what_is_no_dataset() {
     let mut config = limited(dir.path());
     config.output = dir.path().join("in");
     let error = error(&config);
-    assert!(error.to_string().ends_with("exists and is no dataset; it is not replaced"));
+    let CurateError::Artifact(error) = error else { panic!("{error:?}") };
+    assert!(matches!(error.kind, ArtifactErrorKind::Foreign { .. }), "{error:?}");
     assert!(dir.path().join("in/rows.csv").exists());
 }
 

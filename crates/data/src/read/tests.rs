@@ -397,7 +397,7 @@ fn unknown_formats_are_told_what_is_accepted() {
     let expected = format!("unknown format; accepted are {ACCEPTED}");
     assert_eq!(fault(&write(dir.path(), "a/data.xlsx", b"PK\x03\x04")), expected);
     assert_eq!(fault(&dir.path().join("a")), expected);
-    assert_eq!(fault(&dir.path().join("absent")), "file access failed");
+    assert!(fault(&dir.path().join("absent")).contains("No such file"));
 }
 
 #[test]

@@ -274,20 +274,21 @@ fn does_not_replace_what_is_no_report() {
     let precious = folder.path().join("precious.txt");
     fs::write(&precious, "keep me").unwrap();
     let error = Report::new(empty()).write(folder.path()).unwrap_err();
-    assert!(matches!(error.kind, ReportErrorKind::Occupied), "{error:?}");
-    assert_eq!(error.kind.to_string(), "the folder exists and holds something else than a report");
+    let foreign = |error: ReportError| {
+        let ReportErrorKind::Artifact(kind) = error.kind else { panic!("{error:?}") };
+        assert!(matches!(kind, ArtifactErrorKind::Foreign { .. }), "{kind:?}");
+    };
+    foreign(error);
     let dataset = folder.path().join("dataset");
-    ArtifactWriter::create(&dataset).unwrap().commit(Manifest::new("dataset", 1)).unwrap();
-    let error = Report::new(empty()).write(&dataset).unwrap_err();
-    let ReportErrorKind::Artifact(inner) = error.kind else { panic!("{error:?}") };
-    assert!(matches!(inner.kind, ArtifactErrorKind::Format { .. }));
+    ArtifactWriter::create(&dataset, "dataset").unwrap().commit(Manifest::new("dataset", 1)).unwrap();
+    foreign(Report::new(empty()).write(&dataset).unwrap_err());
     assert_eq!(fs::read_to_string(&precious).unwrap(), "keep me");
 }
 
 fn stored(text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("report");
-    let writer = ArtifactWriter::create(&target).unwrap();
+    let writer = ArtifactWriter::create(&target, FORMAT).unwrap();
     fs::write(writer.file(JSON_FILE), text).unwrap();
     writer.commit(Manifest::new(FORMAT, 1)).unwrap();
     (folder, target)

@@ -63,7 +63,7 @@ fn truncated_missing_and_longer_files_are_refused() {
             assert!(text.contains(name.as_str()), "{text} should name {name}");
         }
         fs::remove_file(&file).unwrap();
-        assert!(fault(&path).is_some_and(|text| text.contains("file access failed")));
+        assert!(fault(&path).is_some_and(|text| text.contains("No such file")));
         fs::write(&file, &whole).unwrap();
     }
     assert_eq!(fault(&path), None);
