@@ -5,12 +5,11 @@
 
 use std::cell::RefCell;
 
-use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
     MatRef,
-    panels::{Panels, pack_columns, pack_panel, split_panels},
+    panels::{Panels, pack_panel, pack_tiles, split_panels},
     tile::{self, Packed, TileSize},
 };
 use crate::{aligned::Aligned, simd, vectorize};
@@ -86,33 +85,10 @@ impl Operands<'_> {
                 }
                 let tiles = &mut tiles[..k * rows.next_multiple_of(size.rows)];
                 let a = &self.a[from * m..to * m];
-                Arch::new().dispatch(Pack { tiles, a, cols: m, first, rows });
+                pack_tiles(tiles, a, m, first..first + rows);
                 let left = Packed { values: tiles, rows };
                 tile::multiply(out, n, left, Panels::new(panels, k, n), from > 0);
             }
         });
-    }
-}
-
-/// [`pack_columns`] for the tile of this machine.
-struct Pack<'a> {
-    tiles: &'a mut [f32],
-    a: &'a [f32],
-    cols: usize,
-    first: usize,
-    rows: usize,
-}
-
-impl WithSimd for Pack<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
-        let Self { tiles, a, cols, first, rows } = self;
-        if S::REGISTER_COUNT >= 32 {
-            pack_columns::<8>(tiles, a, cols, first, rows);
-        } else {
-            pack_columns::<4>(tiles, a, cols, first, rows);
-        }
     }
 }

@@ -12,8 +12,9 @@
 
 mod by_inner;
 mod by_rows;
-pub(crate) mod panels;
-pub(crate) mod tile;
+mod panels;
+pub(crate) mod small;
+mod tile;
 
 use crate::{simd, vectorize};
 
@@ -44,6 +45,12 @@ impl<'a> MatRef<'a> {
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "a [{rows}, {cols}] matrix");
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// A matrix whose rows lie `stride` apart in `data`.
+    pub(crate) fn rows_apart(data: &'a [f32], (rows, cols): (usize, usize), stride: usize) -> Self {
+        assert!((rows - 1) * stride + cols <= data.len(), "[{rows}, {cols}] rows {stride} apart");
+        Self { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
     fn is_row_major(self) -> bool {

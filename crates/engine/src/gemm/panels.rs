@@ -3,7 +3,14 @@
 //! In:  strided matrices. Out: the right one as panels, `[n / width, k, width]`, the last panel as
 //! narrow as whole vectors allow and padded with zeros; the left one as tiles of rows.
 
-use super::{MatRef, tile::TileSize};
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::{
+    MatRef,
+    tile::{TileSize, tile_rows},
+};
 
 /// A packed `[k, n]` matrix, or some of its rows.
 #[derive(Debug, Clone, Copy)]
@@ -78,27 +85,47 @@ pub(crate) fn split_panels(
         .map(move |(i, panel)| (i * width, panel))
 }
 
-/// Packs columns `first..first + rows` of the row-major `[k, cols]` matrix `a` as rows of tiles:
-/// `[tile, k, R]`, zeros behind the last.
-#[inline(always)]
-pub(crate) fn pack_columns<const R: usize>(
-    tiles: &mut [f32],
-    a: &[f32],
+/// Packs some columns of the row-major `[k, cols]` matrix `a` as the rows of tiles: `[tile, k, R]`,
+/// zeros behind the last.
+pub(crate) fn pack_tiles(tiles: &mut [f32], a: &[f32], cols: usize, columns: Range<usize>) {
+    Arch::new().dispatch(PackTiles { tiles, a, cols, columns });
+}
+
+struct PackTiles<'a> {
+    tiles: &'a mut [f32],
+    a: &'a [f32],
     cols: usize,
-    first: usize,
-    rows: usize,
-) {
-    let k = a.len() / cols;
-    for (tile, packed) in tiles.chunks_exact_mut(k * R).enumerate() {
-        let start = first + tile * R;
-        let here = R.min(rows - tile * R);
-        let (packed, _) = packed.as_chunks_mut::<R>();
-        for (packed, row) in packed.iter_mut().zip(a.chunks_exact(cols)) {
-            if here == R {
-                packed.copy_from_slice(&row[start..start + R]);
-            } else {
-                packed[..here].copy_from_slice(&row[start..start + here]);
-                packed[here..].fill(0.0);
+    columns: Range<usize>,
+}
+
+impl WithSimd for PackTiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        if const { tile_rows::<S>() == 8 } {
+            self.pack::<8>();
+        } else {
+            self.pack::<4>();
+        }
+    }
+}
+
+impl PackTiles<'_> {
+    #[inline(always)]
+    fn pack<const R: usize>(self) {
+        let k = self.a.len() / self.cols;
+        let firsts = self.columns.clone().step_by(R);
+        for (packed, first) in self.tiles.chunks_exact_mut(k * R).zip(firsts) {
+            let n = R.min(self.columns.end - first);
+            let (packed, _) = packed.as_chunks_mut::<R>();
+            for (packed, row) in packed.iter_mut().zip(self.a.chunks_exact(self.cols)) {
+                if n == R {
+                    packed.copy_from_slice(&row[first..first + R]);
+                } else {
+                    packed[..n].copy_from_slice(&row[first..first + n]);
+                    packed[n..].fill(0.0);
+                }
             }
         }
     }

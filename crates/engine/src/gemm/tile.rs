@@ -40,7 +40,7 @@ impl TileSize {
     }
 }
 
-const fn tile_rows<S: Simd>() -> usize {
+pub(super) const fn tile_rows<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) rows: usize,
 }
 
-/// Tiles of rows packed by [`super::panels::pack_columns`], `[tile, k, R]`.
+/// Tiles of rows packed by [`super::panels::pack_tiles`], `[tile, k, R]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packed<'a> {
     pub(crate) values: &'a [f32],

@@ -6,13 +6,16 @@
 //! `dv = Pᵀ do`, `dq = dS k / √c`, `dk = dSᵀ q / √c`.
 //! Source: Vaswani et al. 2017; recomputation as in Dao et al. 2022.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Exec, Tensor, math, simd,
+    Exec, MatRef, Tensor,
+    aligned::Aligned,
+    gemm::small::ProductScratch,
+    math, simd,
     tape::{Backward, BackwardPass},
     tensor::Buffer,
     vectorize,
@@ -54,7 +57,7 @@ impl Exec<'_> {
         let mut by_head = self.take(qkv.rows() * work.d);
         let outputs = work.split(by_head.as_mut(), 1);
         work.units().into_par_iter().zip(outputs).for_each(|(unit, out)| {
-            vectorize(|| unit.forward(qkv.values(), out));
+            unit.forward(qkv.values(), out);
         });
         let mut out = self.take(qkv.rows() * work.d);
         work.interleave(by_head.as_ref(), out.as_mut(), 1);
@@ -78,7 +81,7 @@ impl Backward for Attention {
         let mut by_head = cx.pool().take(qkv.len());
         let outputs = work.split(by_head.as_mut(), 3);
         work.units().into_par_iter().zip(outputs).for_each(|(unit, out)| {
-            vectorize(|| unit.backward(qkv, dy.as_ref(), out));
+            unit.backward(qkv, dy.as_ref(), out);
         });
         let mut dx = cx.pool().take(qkv.len());
         work.interleave(by_head.as_ref(), dx.as_mut(), 3);
@@ -139,82 +142,103 @@ impl Work {
     }
 
     /// From `n` matrices `[t, c]` per unit to rows of `n` blocks of `h` heads.
-    fn interleave(&self, by_head: &[f32], out: &mut [f32], n: usize) {
-        let (d, heads) = (self.d, self.spec.heads);
-        let c = d / heads;
+    fn interleave(&self, by_head: &[f32], mut out: &mut [f32], n: usize) {
+        let (d, c) = (self.d, self.d / self.spec.heads);
+        let mut sequences = Vec::with_capacity(self.offsets.len() - 1);
         for sequence in self.offsets.windows(2) {
-            let (start, t) = (sequence[0], sequence[1] - sequence[0]);
-            for head in 0..heads {
-                let unit = &by_head[n * (start * d + head * t * c)..][..n * t * c];
+            let (rows, rest) = out.split_at_mut(n * (sequence[1] - sequence[0]) * d);
+            sequences.push((&by_head[n * sequence[0] * d..n * sequence[1] * d], rows));
+            out = rest;
+        }
+        sequences.into_par_iter().with_min_len(8).for_each(|(by_head, out)| {
+            let t = out.len() / (n * d);
+            for (head, unit) in by_head.chunks_exact(n * t * c).enumerate() {
                 for (block, matrix) in unit.chunks_exact(t * c).enumerate() {
                     for (token, row) in matrix.chunks_exact(c).enumerate() {
-                        let at = (start + token) * n * d + block * d + head * c;
+                        let at = token * n * d + block * d + head * c;
                         out[at..at + c].copy_from_slice(row);
                     }
                 }
             }
-        }
+        });
     }
 }
 
+/// Memory of one thread for the matrices of a unit.
+#[derive(Default)]
+struct Scratch {
+    /// The weights, `[t, t]`.
+    p: Aligned,
+    /// Their gradient, `[t, t]`.
+    ds: Aligned,
+    product: ProductScratch,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
 impl Unit {
-    /// The block of `q` (0), `k` (1) or `v` (2) of this unit.
-    #[inline(always)]
-    fn view<'a>(&self, qkv: &'a [f32], block: usize) -> Strided<'a> {
+    /// The block of `q` (0), `k` (1) or `v` (2) of this unit, `[t, c]`.
+    fn view<'a>(&self, qkv: &'a [f32], block: usize) -> MatRef<'a> {
         let ld = 3 * self.d;
         let data = &qkv[self.start * ld + block * self.d + self.head * self.c..];
-        Strided { data, row: ld, col: 1 }
+        MatRef::rows_apart(data, (self.t, self.c), ld)
     }
 
     fn scale(&self) -> f32 {
         1.0 / (self.c as f32).sqrt()
     }
 
-    /// `[t, t]` attention weights.
-    #[inline(always)]
-    fn weights(&self, qkv: &[f32]) -> Vec<f32> {
+    /// Writes the attention weights, `[t, t]`.
+    fn weights(&self, p: &mut [f32], qkv: &[f32], scratch: &mut ProductScratch) {
         let t = self.t;
-        let mut p = vec![0.0; t * t];
-        let keys = transpose(self.view(qkv, 1), t, self.c);
-        product(&mut p, (t, t, self.c), self.view(qkv, 0), Strided::rows(&keys, t));
+        scratch.multiply(p, self.view(qkv, 0), self.view(qkv, 1).transposed());
         let scale = self.scale();
-        for (i, row) in p.chunks_exact_mut(t).enumerate() {
-            let seen = match self.mask {
-                Mask::Bidirectional => t,
-                Mask::Causal => i + 1,
-            };
-            softmax(&mut row[..seen], scale);
-            row[seen..].fill(0.0);
-        }
-        p
+        vectorize(|| {
+            for (i, row) in p.chunks_exact_mut(t).enumerate() {
+                let seen = match self.mask {
+                    Mask::Bidirectional => t,
+                    Mask::Causal => i + 1,
+                };
+                softmax(&mut row[..seen], scale);
+                row[seen..].fill(0.0);
+            }
+        });
     }
 
-    #[inline(always)]
     fn forward(&self, qkv: &[f32], out: &mut [f32]) {
-        let p = self.weights(qkv);
-        product(out, (self.t, self.c, self.t), Strided::rows(&p, self.t), self.view(qkv, 2));
+        SCRATCH.with_borrow_mut(|Scratch { p, product, .. }| {
+            let p = p.at_least(self.t * self.t);
+            self.weights(p, qkv, product);
+            product.multiply(out, MatRef::new(p, self.t, self.t), self.view(qkv, 2));
+        });
     }
 
     /// Writes `dq`, `dk`, `dv`, each `[t, c]`, one behind the other.
-    #[inline(always)]
     fn backward(&self, qkv: &[f32], dy: &[f32], out: &mut [f32]) {
         let (t, c, scale) = (self.t, self.c, self.scale());
         let (dq, rest) = out.split_at_mut(t * c);
         let (dk, dv) = rest.split_at_mut(t * c);
-        let dy = Strided { data: &dy[self.start * self.d + self.head * c..], row: self.d, col: 1 };
-        let p = self.weights(qkv);
-        product(dv, (t, c, t), Strided::rows(&p, t).transposed(), dy);
-        let values = transpose(self.view(qkv, 2), t, c);
-        let mut ds = vec![0.0; t * t];
-        product(&mut ds, (t, t, c), dy, Strided::rows(&values, t));
-        for (ds, p) in ds.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
-            let mean = simd::dot(ds, p);
-            for (ds, p) in ds.iter_mut().zip(p) {
-                *ds = p * (*ds - mean) * scale;
-            }
-        }
-        product(dq, (t, c, t), Strided::rows(&ds, t), self.view(qkv, 1));
-        product(dk, (t, c, t), Strided::rows(&ds, t).transposed(), self.view(qkv, 0));
+        let dy = &dy[self.start * self.d + self.head * c..];
+        let dy = MatRef::rows_apart(dy, (t, c), self.d);
+        SCRATCH.with_borrow_mut(|Scratch { p, ds, product }| {
+            let (p, ds) = (p.at_least(t * t), ds.at_least(t * t));
+            self.weights(p, qkv, product);
+            product.multiply(dv, MatRef::new(p, t, t).transposed(), dy);
+            product.multiply(ds, dy, self.view(qkv, 2).transposed());
+            vectorize(|| {
+                for (ds, p) in ds.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
+                    let mean = simd::dot(ds, p);
+                    for (ds, p) in ds.iter_mut().zip(p) {
+                        *ds = p * (*ds - mean) * scale;
+                    }
+                }
+            });
+            let ds = MatRef::new(ds, t, t);
+            product.multiply(dq, ds, self.view(qkv, 1));
+            product.multiply(dk, ds.transposed(), self.view(qkv, 0));
+        });
     }
 }
 
@@ -227,96 +251,4 @@ fn softmax(s: &mut [f32], scale: f32) {
     }
     let inverse = 1.0 / simd::sum(s);
     s.iter_mut().for_each(|s| *s *= inverse);
-}
-
-/// A matrix read with strides.
-#[derive(Clone, Copy)]
-struct Strided<'a> {
-    data: &'a [f32],
-    row: usize,
-    col: usize,
-}
-
-impl<'a> Strided<'a> {
-    #[inline(always)]
-    fn rows(data: &'a [f32], cols: usize) -> Self {
-        Self { data, row: cols, col: 1 }
-    }
-
-    #[inline(always)]
-    fn transposed(self) -> Self {
-        Self { row: self.col, col: self.row, ..self }
-    }
-}
-
-/// `[t, c]` to `[c, t]`, contiguous.
-#[inline(always)]
-fn transpose(x: Strided<'_>, t: usize, c: usize) -> Vec<f32> {
-    let mut out = vec![0.0; t * c];
-    for i in 0..t {
-        let row = &x.data[i * x.row..i * x.row + c];
-        for (j, v) in row.iter().enumerate() {
-            out[j * t + i] = *v;
-        }
-    }
-    out
-}
-
-/// `out = a · b` for the small matrices of one head; `b` has contiguous rows.
-///
-/// # Shapes
-/// `out`: `[m, n]`, `a`: `[m, k]`, `b`: `[k, n]`.
-#[inline(always)]
-fn product(out: &mut [f32], (m, n, k): (usize, usize, usize), a: Strided<'_>, b: Strided<'_>) {
-    const WIDE: usize = 32;
-    debug_assert_eq!(b.col, 1);
-    let whole = n / WIDE * WIDE;
-    for first in (0..whole).step_by(WIDE) {
-        let mut i = 0;
-        while i + 4 <= m {
-            tile::<4, WIDE>(out, (i, first, n), k, a, b);
-            i += 4;
-        }
-        while i < m {
-            tile::<1, WIDE>(out, (i, first, n), k, a, b);
-            i += 1;
-        }
-    }
-    let mut first = whole;
-    while first + 8 <= n {
-        for i in 0..m {
-            tile::<1, 8>(out, (i, first, n), k, a, b);
-        }
-        first += 8;
-    }
-    for i in 0..m {
-        for j in first..n {
-            out[i * n + j] =
-                (0..k).map(|x| a.data[i * a.row + x * a.col] * b.data[x * b.row + j]).sum();
-        }
-    }
-}
-
-/// `R` rows and `C` columns of a product, held in registers over `k`.
-#[inline(always)]
-fn tile<const R: usize, const C: usize>(
-    out: &mut [f32],
-    (i, j, n): (usize, usize, usize),
-    k: usize,
-    a: Strided<'_>,
-    b: Strided<'_>,
-) {
-    let mut sums = [[0.0_f32; C]; R];
-    for x in 0..k {
-        let b: &[f32] = &b.data[x * b.row + j..x * b.row + j + C];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let a = a.data[(i + r) * a.row + x * a.col];
-            for c in 0..C {
-                sums[c] += a * b[c];
-            }
-        }
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        out[(i + r) * n + j..(i + r) * n + j + C].copy_from_slice(sums);
-    }
 }

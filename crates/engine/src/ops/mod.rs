@@ -3,6 +3,7 @@
 pub(crate) mod add;
 pub(crate) mod attention;
 pub(crate) mod convolution;
+pub(crate) mod depthwise;
 pub(crate) mod embedding;
 pub(crate) mod layer_norm;
 pub(crate) mod linear;
