@@ -148,17 +148,16 @@ impl Grid {
             .into_par_iter()
             .map(|block| {
                 let range = block * per_block..n_lines.min((block + 1) * per_block);
-                let lines = range.map(|line| {
+                let mut dw = vec![0.0; 9 * c];
+                for line in range {
                     let (image, oy) = (line / self.out.height, line % self.out.height);
-                    let under = self.lines_under(oy).map(|iy| {
+                    let x = self.lines_under(oy).map(|iy| {
                         iy.map_or(zeros.as_slice(), |iy| self.input.line(x, image, iy, c))
                     });
-                    (under, self.out.line(dy, image, oy, c))
-                });
-                let mut dw = vec![0.0; 9 * c];
-                let (stride, left) = (self.stride, self.left);
-                let lines: Vec<_> = lines.collect();
-                lines::run(WeightGradient { dw: &mut dw, lines: &lines, stride, left });
+                    let (dy, dw) = (self.out.line(dy, image, oy, c), dw.as_mut_slice());
+                    let (stride, left) = (self.stride, self.left);
+                    lines::run(WeightGradient { dw, x, dy, stride, left });
+                }
                 dw
             })
             .collect();

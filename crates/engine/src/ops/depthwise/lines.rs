@@ -2,10 +2,14 @@
 //!
 //! In:  lines of pixels, `[width, c]` each, and the nine taps, `[9, c]` ordered (y, x). Out: a line of
 //! pixels, or the gradient of the taps.
-//! Channels are taken a vector at a time; its nine taps, or its nine sums, stay in registers along the
-//! line. A line of taps outside the image reads a line of zeros.
+//! A few pixels at a time, so that memory is read nearly in order; of these, a vector of channels at a
+//! time, whose nine taps, or nine sums, stay in registers. Taps outside the image read a line of zeros.
+
+use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
+
+use crate::simd;
 
 /// Runs one of the loops with the widest vectors of this machine.
 pub(super) fn run(op: impl WithSimd<Output = ()>) {
@@ -22,29 +26,79 @@ pub(super) fn output_of(i: usize, k: usize, stride: usize) -> Option<usize> {
 /// Nine vectors, ordered (y, x).
 type Nine<S> = [[<S as Simd>::f32s; 3]; 3];
 
-#[inline(always)]
-fn load_taps<S: Simd>(simd: S, w: &[f32], (c, first, n): (usize, usize, usize)) -> Nine<S> {
-    let mut taps = [[simd.splat_f32s(0.0); 3]; 3];
-    for ky in 0..3 {
-        for kx in 0..3 {
-            taps[ky][kx] = simd.partial_load_f32s(&w[(ky * 3 + kx) * c + first..][..n]);
-        }
-    }
-    taps
+/// A vector of channels: `first..first + n`, of which `skip` were already done by the vector before.
+#[derive(Clone, Copy)]
+struct Channels {
+    first: usize,
+    n: usize,
+    skip: usize,
 }
 
-/// Calls `$self.$step(simd, first, n)` for each vector of channels; the last may be partial.
-macro_rules! for_channels {
-    ($self:ident.$step:ident($simd:ident), $c:expr) => {
-        let lanes = S::F32_LANES;
-        let whole = $c / lanes * lanes;
-        for first in (0..whole).step_by(lanes) {
-            $self.$step($simd, first, lanes);
+impl Channels {
+    /// The values of pixel `at` of a line with `c` channels.
+    #[inline(always)]
+    fn load<S: Simd>(self, simd: S, line: &[f32], at: usize, c: usize) -> S::f32s {
+        let values = &line[at * c + self.first..][..self.n];
+        if self.n == S::F32_LANES {
+            S::as_simd_f32s(values).0[0]
+        } else {
+            simd.partial_load_f32s(values)
         }
-        if whole < $c {
-            $self.$step($simd, whole, $c - whole);
+    }
+
+    #[inline(always)]
+    fn load_nine<S: Simd>(self, simd: S, w: &[f32], c: usize) -> Nine<S> {
+        let mut taps = [[simd.splat_f32s(0.0); 3]; 3];
+        for ky in 0..3 {
+            for kx in 0..3 {
+                taps[ky][kx] = self.load(simd, w, ky * 3 + kx, c);
+            }
         }
-    };
+        taps
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(self, simd: S, line: &mut [f32], at: usize, c: usize, value: S::f32s) {
+        let values = &mut line[at * c + self.first..][..self.n];
+        if self.n == S::F32_LANES {
+            S::as_mut_simd_f32s(values).0[0] = value;
+        } else {
+            simd.partial_store_f32s(values, value);
+        }
+    }
+}
+
+/// Values in the widest vector there is.
+const MOST_LANES: usize = 16;
+/// Pixels for which taps are kept in registers.
+const PIXELS: usize = 8;
+
+/// A loop over some pixels of a line and a vector of its channels.
+trait Step {
+    fn step<S: Simd>(&mut self, simd: S, pixels: Range<usize>, channels: Channels);
+
+    /// All steps of a line of `width` pixels with `c` channels. The last vector overlaps the one
+    /// before it where channels are not whole vectors.
+    #[inline(always)]
+    fn line<S: Simd>(&mut self, simd: S, width: usize, c: usize) {
+        let n = S::F32_LANES;
+        let mut start = 0;
+        while start < width {
+            let pixels = start..width.min(start + PIXELS);
+            let mut first = 0;
+            while first + n <= c {
+                self.step(simd, pixels.clone(), Channels { first, n, skip: 0 });
+                first += n;
+            }
+            if first < c && c >= n {
+                let channels = Channels { first: c - n, n, skip: first + n - c };
+                self.step(simd, pixels, channels);
+            } else if first < c {
+                self.step(simd, pixels, Channels { first, n: c, skip: 0 });
+            }
+            start += PIXELS;
+        }
+    }
 }
 
 /// Whether all three taps at output position `ox` fall inside a line, and where the first does.
@@ -69,24 +123,25 @@ impl WithSimd for Convolve<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        for_channels!(self.channels(simd), self.bias.len());
+        let c = self.bias.len();
+        self.line(simd, self.out.len() / c, c);
     }
 }
 
-impl Convolve<'_> {
+impl Step for Convolve<'_> {
     #[inline(always)]
-    fn channels<S: Simd>(&mut self, simd: S, first: usize, n: usize) {
+    fn step<S: Simd>(&mut self, simd: S, pixels: Range<usize>, channels: Channels) {
         let c = self.bias.len();
         let width = self.lines[0].len() / c;
-        let taps = load_taps(simd, self.w, (c, first, n));
-        let bias = simd.partial_load_f32s(&self.bias[first..][..n]);
-        for (ox, out) in self.out.chunks_exact_mut(c).enumerate() {
+        let taps = channels.load_nine(simd, self.w, c);
+        let bias = channels.load(simd, self.bias, 0, c);
+        for ox in pixels {
             let mut sum = bias;
             if let Some(ix) = whole_window(ox, self.stride, self.left, width) {
                 for ky in 0..3 {
                     for kx in 0..3 {
-                        let x = &self.lines[ky][(ix + kx) * c + first..][..n];
-                        sum = simd.mul_add_e_f32s(taps[ky][kx], simd.partial_load_f32s(x), sum);
+                        let x = channels.load(simd, self.lines[ky], ix + kx, c);
+                        sum = simd.mul_add_e_f32s(taps[ky][kx], x, sum);
                     }
                 }
             } else {
@@ -94,13 +149,13 @@ impl Convolve<'_> {
                     let ix = (ox * self.stride + kx).wrapping_sub(self.left);
                     if ix < width {
                         for ky in 0..3 {
-                            let x = &self.lines[ky][ix * c + first..][..n];
-                            sum = simd.mul_add_e_f32s(taps[ky][kx], simd.partial_load_f32s(x), sum);
+                            let x = channels.load(simd, self.lines[ky], ix, c);
+                            sum = simd.mul_add_e_f32s(taps[ky][kx], x, sum);
                         }
                     }
                 }
             }
-            simd.partial_store_f32s(&mut out[first..][..n], sum);
+            channels.store(simd, self.out, ox, c, sum);
         }
     }
 }
@@ -122,38 +177,40 @@ impl WithSimd for ConvolveTransposed<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        for_channels!(self.channels(simd), self.c);
+        let c = self.c;
+        self.line(simd, self.out.len() / c, c);
     }
 }
 
-impl ConvolveTransposed<'_> {
+impl Step for ConvolveTransposed<'_> {
     #[inline(always)]
-    fn channels<S: Simd>(&mut self, simd: S, first: usize, n: usize) {
+    fn step<S: Simd>(&mut self, simd: S, pixels: Range<usize>, channels: Channels) {
         let c = self.c;
-        let taps = load_taps(simd, self.w, (c, first, n));
-        for (ix, out) in self.out.chunks_exact_mut(c).enumerate() {
+        let taps = channels.load_nine(simd, self.w, c);
+        for ix in pixels {
             let mut sum = simd.splat_f32s(0.0);
             for kx in 0..3 {
                 let ox = output_of(ix + self.left, kx, self.stride);
                 let Some(ox) = ox.filter(|ox| *ox < self.width) else { continue };
                 for ky in 0..3 {
                     if let Some(line) = self.lines[ky] {
-                        let dy = simd.partial_load_f32s(&line[ox * c + first..][..n]);
+                        let dy = channels.load(simd, line, ox, c);
                         sum = simd.mul_add_e_f32s(taps[ky][kx], dy, sum);
                     }
                 }
             }
-            simd.partial_store_f32s(&mut out[first..][..n], sum);
+            channels.store(simd, self.out, ix, c, sum);
         }
     }
 }
 
-/// `dw[ky, kx] += Σ x ∘ dy` over some lines.
+/// `dw[ky, kx] += Σ x ∘ dy` over a line.
 pub(super) struct WeightGradient<'a> {
     /// `[9, c]`
     pub(super) dw: &'a mut [f32],
-    /// The input lines under each line of `dy`, and the line.
-    pub(super) lines: &'a [([&'a [f32]; 3], &'a [f32])],
+    /// The input lines under the three rows of taps.
+    pub(super) x: [&'a [f32]; 3],
+    pub(super) dy: &'a [f32],
     pub(super) stride: usize,
     pub(super) left: usize,
 }
@@ -163,34 +220,33 @@ impl WithSimd for WeightGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        for_channels!(self.channels(simd), self.dw.len() / 9);
+        let c = self.dw.len() / 9;
+        self.line(simd, self.dy.len() / c, c);
     }
 }
 
-impl WeightGradient<'_> {
+impl Step for WeightGradient<'_> {
     #[inline(always)]
-    fn channels<S: Simd>(&mut self, simd: S, first: usize, n: usize) {
+    fn step<S: Simd>(&mut self, simd: S, pixels: Range<usize>, channels: Channels) {
         let c = self.dw.len() / 9;
-        let mut sums = load_taps(simd, self.dw, (c, first, n));
-        for (x, dy) in self.lines {
-            let width = x[0].len() / c;
-            for (ox, dy) in dy.chunks_exact(c).enumerate() {
-                let dy = simd.partial_load_f32s(&dy[first..][..n]);
-                if let Some(ix) = whole_window(ox, self.stride, self.left, width) {
-                    for ky in 0..3 {
-                        for kx in 0..3 {
-                            let x = simd.partial_load_f32s(&x[ky][(ix + kx) * c + first..][..n]);
-                            sums[ky][kx] = simd.mul_add_e_f32s(x, dy, sums[ky][kx]);
-                        }
-                    }
-                } else {
+        let width = self.x[0].len() / c;
+        let mut sums = [[simd.splat_f32s(0.0); 3]; 3];
+        for ox in pixels {
+            let dy = channels.load(simd, self.dy, ox, c);
+            if let Some(ix) = whole_window(ox, self.stride, self.left, width) {
+                for ky in 0..3 {
                     for kx in 0..3 {
-                        let ix = (ox * self.stride + kx).wrapping_sub(self.left);
-                        if ix < width {
-                            for ky in 0..3 {
-                                let x = simd.partial_load_f32s(&x[ky][ix * c + first..][..n]);
-                                sums[ky][kx] = simd.mul_add_e_f32s(x, dy, sums[ky][kx]);
-                            }
+                        let x = channels.load(simd, self.x[ky], ix + kx, c);
+                        sums[ky][kx] = simd.mul_add_e_f32s(x, dy, sums[ky][kx]);
+                    }
+                }
+            } else {
+                for kx in 0..3 {
+                    let ix = (ox * self.stride + kx).wrapping_sub(self.left);
+                    if ix < width {
+                        for ky in 0..3 {
+                            let x = channels.load(simd, self.x[ky], ix, c);
+                            sums[ky][kx] = simd.mul_add_e_f32s(x, dy, sums[ky][kx]);
                         }
                     }
                 }
@@ -198,9 +254,26 @@ impl WeightGradient<'_> {
         }
         for ky in 0..3 {
             for kx in 0..3 {
-                let dw = &mut self.dw[(ky * 3 + kx) * c + first..][..n];
-                simd.partial_store_f32s(dw, sums[ky][kx]);
+                self.add(simd, ky * 3 + kx, channels, sums[ky][kx]);
             }
+        }
+    }
+}
+
+impl WeightGradient<'_> {
+    /// Adds a sum to a tap, where the vector before has not.
+    #[inline(always)]
+    fn add<S: Simd>(&mut self, simd: S, tap: usize, channels: Channels, sum: S::f32s) {
+        let c = self.dw.len() / 9;
+        if channels.skip == 0 {
+            let old = channels.load(simd, self.dw, tap, c);
+            channels.store(simd, self.dw, tap, c, simd.add_f32s(old, sum));
+        } else {
+            let mut values = [0.0_f32; MOST_LANES];
+            S::as_mut_simd_f32s(&mut values[..S::F32_LANES]).0[0] = sum;
+            let fresh = channels.skip..channels.n;
+            let dw = &mut self.dw[tap * c + channels.first..][fresh.clone()];
+            simd::add_assign(dw, &values[fresh]);
         }
     }
 }
