@@ -2,17 +2,23 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use conjoin_core::VectorName;
 
 /// Multimodal embeddings in one tool: curate, train, adapt, measure, embed, index, search, serve.
 ///
-/// Data goes to standard output, everything else to standard error.
+/// Results go to standard output, everything else to standard error.
 /// Exit codes: 0 done, 1 a check said no, 2 could not.
+/// Ctrl-C stops at the next safe point; the same command goes on from there.
 #[derive(Debug, Parser)]
-#[command(name = "conjoin", version, max_term_width = 100)]
+#[command(
+    name = "conjoin",
+    version,
+    max_term_width = 100,
+    after_help = "Begin with `conjoin demo`, then `conjoin adapt YOUR-CATALOGUE`."
+)]
 pub(crate) struct Args {
-    /// Say nothing but errors and results.
+    /// Print results and errors only.
     #[arg(long, short, global = true)]
     pub quiet: bool,
     #[command(subcommand)]
@@ -22,28 +28,51 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the whole loop on bundled grocery data: train, measure, report, index, search page.
+    #[command(after_help = "Example:\n  conjoin demo --no-serve --out demo")]
     Demo(Demo),
     /// Adapt a model to your catalogue, and keep it only if it got better (exit 1 if not).
+    #[command(
+        after_help = "Example:\n  conjoin adapt shop/products.csv --text title,description \\\n      --image photo --out adapted\n\nDone stages are kept: the same command goes on where it was stopped."
+    )]
     Adapt(Adapt),
-    /// Turn a raw catalogue into a dataset.
+    /// Turn a raw catalogue into a dataset; bad rows are left out and listed in `rejects.jsonl`.
+    #[command(
+        after_help = "Example:\n  conjoin curate shop/products.csv --text title,description --image photo --out data"
+    )]
     Curate(Curate),
     /// Train a model from a recipe; an interrupted run goes on where it stopped.
+    #[command(
+        after_help = "Examples:\n  conjoin train recipe.toml --check\n  conjoin train recipe.toml --set train.steps=500 --out run"
+    )]
     Train(Train),
     /// Measure one model, or compare two, on a dataset's held-out part.
+    #[command(
+        after_help = "Example:\n  conjoin eval --model old/model --model new/model --data data --out report"
+    )]
     Eval(Eval),
     /// Embed a dataset, or files of text and pictures.
+    #[command(
+        after_help = "Examples:\n  conjoin embed data --model run/model --out vectors\n  conjoin embed queries.txt photo.jpg --model run/model --format safetensors --out vectors"
+    )]
     Embed(Embed),
     /// Build a search index of a dataset.
+    #[command(after_help = "Example:\n  conjoin index data --model run/model --out index")]
     Index(Index),
     /// Search an index by text, by picture, or by both.
+    #[command(
+        after_help = "Examples:\n  conjoin search index \"red apple\"\n  conjoin search index \"but green\" --image apple.jpg -k 5 --json"
+    )]
     Search(Search),
-    /// Serve embeddings, search and the search page over HTTP.
+    /// Serve embeddings, search and the search page over HTTP until Ctrl-C.
+    #[command(
+        after_help = "Example:\n  conjoin serve index --address 127.0.0.1:8080\n  curl http://127.0.0.1:8080/v1/search -H 'Content-Type: application/json' -d '{\"text\": \"red apple\"}'"
+    )]
     Serve(Serve),
 }
 
 #[derive(Debug, Group)]
 pub(crate) struct Demo {
-    /// Where the artefacts go.
+    /// Folder for the artefacts.
     #[arg(long, default_value = "conjoin-demo")]
     pub out: PathBuf,
     /// End after the searches instead of serving the page.
@@ -52,7 +81,7 @@ pub(crate) struct Demo {
     /// Print the figures as JSON.
     #[arg(long)]
     pub json: bool,
-    /// Where to serve the page.
+    /// Address and port of the search page; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub address: SocketAddr,
     /// The seed of every random choice.
@@ -66,22 +95,22 @@ pub(crate) struct ColumnArgs {
     /// Columns with the item's texts, the title first. Default: guessed from common names.
     #[arg(long, value_delimiter = ',')]
     pub text: Vec<String>,
-    /// Column with the path of the picture.
+    /// Column with the path of the picture. Default: guessed from common names.
     #[arg(long)]
     pub image: Option<String>,
-    /// Column with a unique id.
+    /// Column with a unique id. Default: guessed, else the row number.
     #[arg(long)]
     pub id: Option<String>,
     /// Column whose equal values mean "relevant to each other". Default: equal titles.
     #[arg(long)]
     pub group: Option<String>,
-    /// Column with train / val.
+    /// Column with `train` or `val` (also validation, dev, test). Default: split or subset.
     #[arg(long)]
     pub split: Option<String>,
     /// Folder that picture paths are relative to. Default: the catalogue's own.
     #[arg(long)]
     pub image_root: Option<PathBuf>,
-    /// Share of the groups held out when there is no split column.
+    /// Share of the groups held out where no split column decides, 0 to 1.
     #[arg(long, default_value_t = 0.1)]
     pub val_fraction: f64,
 }
@@ -92,19 +121,19 @@ pub(crate) struct Adapt {
     pub catalogue: PathBuf,
     #[command(flatten)]
     pub columns: ColumnArgs,
-    /// Where the artefacts go.
+    /// Folder for the artefacts.
     #[arg(long, default_value = "conjoin-adapt")]
     pub out: PathBuf,
     #[command(flatten)]
     pub start: StartArgs,
-    /// Times every pair is seen. Default: chosen by the size of the catalogue.
-    #[arg(long)]
+    /// Times every pair is seen, above 0. Default: 3 to 40, fewer the larger the catalogue.
+    #[arg(long, value_parser = positive)]
     pub epochs: Option<f64>,
-    /// Pairs per step.
-    #[arg(long, default_value_t = 128)]
+    /// Pairs per step, at least 2.
+    #[arg(long, default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(2..=65_536))]
     pub batch: usize,
-    /// Peak learning rate.
-    #[arg(long, default_value_t = 1e-3)]
+    /// Peak learning rate, above 0.
+    #[arg(long, default_value_t = 1e-3, value_parser = positive)]
     pub lr: f64,
     /// The seed of every random choice.
     #[arg(long, default_value_t = 1)]
@@ -123,11 +152,11 @@ pub(crate) struct StartArgs {
     /// A text model to start from (a sentence-transformers folder). Default: a small new tower.
     #[arg(long)]
     pub text_model: Option<PathBuf>,
-    /// Side of the pictures in pixels.
-    #[arg(long, default_value_t = 128)]
+    /// Side of the pictures in pixels, 32 to 1024.
+    #[arg(long, default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(32..=1024))]
     pub size: usize,
-    /// Width of the embeddings.
-    #[arg(long, default_value_t = 256)]
+    /// Width of the embeddings (numbers per vector), 8 to 4096.
+    #[arg(long, default_value_t = 256, value_parser = RangedU64ValueParser::<usize>::new().range(8..=4096))]
     pub width: usize,
 }
 
@@ -153,13 +182,13 @@ pub(crate) struct Curate {
 pub(crate) struct Train {
     /// The recipe (TOML).
     pub recipe: PathBuf,
-    /// Where the run and the checkpoint go; overrides the recipe.
+    /// Folder for the run (`train/`) and the checkpoint (`model/`); overrides the recipe's.
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Override a key of the recipe, as `train.steps=100`.
+    /// Override a key of the recipe, as `train.steps=100`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Check the recipe, print it resolved, and end.
+    /// Check the recipe, print it with every override in it, and end.
     #[arg(long)]
     pub check: bool,
     /// Write the start and the first N batches instead of training, to run another trainer on them.
@@ -169,16 +198,16 @@ pub(crate) struct Train {
 
 #[derive(Debug, Group)]
 pub(crate) struct Eval {
-    /// The model; given twice: before, then after.
+    /// A model's folder; given twice: before, then after.
     #[arg(long, required = true)]
     pub model: Vec<PathBuf>,
-    /// The dataset.
+    /// The dataset's folder.
     #[arg(long)]
     pub data: PathBuf,
-    /// A dataset of items to find by the dataset's pictures.
+    /// A dataset of items to be found by the held-out pictures and titles.
     #[arg(long)]
     pub items: Option<PathBuf>,
-    /// Where the report goes.
+    /// Folder for the report (`report.html`, `report.json`). Default: none is written.
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Print the figures as JSON.
@@ -196,13 +225,13 @@ pub(crate) enum VectorFormat {
 
 #[derive(Debug, Group)]
 pub(crate) struct Embed {
-    /// A dataset folder, or files: pictures are embedded whole, `.txt` files line by line.
+    /// Dataset folders or files: a picture is one vector, a `.txt` file one vector a line.
     #[arg(required = true)]
     pub inputs: Vec<PathBuf>,
     /// The model.
     #[arg(long)]
     pub model: PathBuf,
-    /// The folder for the vectors.
+    /// Folder for the vectors.
     #[arg(long)]
     pub out: PathBuf,
     /// The format of the vectors.
@@ -212,12 +241,12 @@ pub(crate) struct Embed {
 
 #[derive(Debug, Group)]
 pub(crate) struct Index {
-    /// The dataset.
+    /// The dataset's folder.
     pub data: PathBuf,
     /// The model.
     #[arg(long)]
     pub model: PathBuf,
-    /// The index's folder.
+    /// Folder for the index.
     #[arg(long)]
     pub out: PathBuf,
 }
@@ -244,12 +273,12 @@ impl From<Over> for VectorName {
 
 #[derive(Debug, Group)]
 pub(crate) struct Search {
-    /// The index.
+    /// The index's folder.
     pub index: PathBuf,
-    /// What to search for.
+    /// The text to search for.
     #[arg(required_unless_present = "image")]
     pub query: Option<String>,
-    /// A picture to search for, alone or with the text.
+    /// A picture file to search for, alone or together with the text.
     #[arg(long)]
     pub image: Option<PathBuf>,
     /// The model. Default: the one the index was made with.
@@ -258,8 +287,8 @@ pub(crate) struct Search {
     /// The vectors to compare with.
     #[arg(long, value_enum, default_value_t = Over::Fused)]
     pub over: Over,
-    /// How many hits to show.
-    #[arg(long, short, default_value_t = 10)]
+    /// How many hits to show, 1 to 1000.
+    #[arg(long, short, default_value_t = 10, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     pub k: usize,
     /// Print the hits as JSON.
     #[arg(long)]
@@ -268,12 +297,18 @@ pub(crate) struct Search {
 
 #[derive(Debug, Group)]
 pub(crate) struct Serve {
-    /// The index.
+    /// The index's folder.
     pub index: PathBuf,
     /// The model. Default: the one the index was made with.
     #[arg(long)]
     pub model: Option<PathBuf>,
-    /// Where to listen.
+    /// Address and port to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub address: SocketAddr,
+}
+
+/// A finite number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if number.is_finite() && number > 0.0 { Ok(number) } else { Err("must be above 0".to_owned()) }
 }

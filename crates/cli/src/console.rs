@@ -37,16 +37,32 @@ impl Console {
     pub(crate) fn say(&self, line: &str) {
         if !self.quiet {
             self.clear();
-            eprintln!("{line}");
+            tell(&format!("{line}\n"));
         }
     }
 
     /// Takes the live line away.
     pub(crate) fn clear(&self) {
         if self.live && !self.quiet {
-            eprint!("\r\x1b[2K");
+            tell("\r\x1b[2K");
         }
     }
+}
+
+/// Writes to standard error. That nobody reads it is no reason to stop.
+pub(crate) fn tell(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+}
+
+/// Writes a result to standard output, as a line.
+///
+/// # Errors
+/// When nobody reads it any more, or the disk is full.
+pub(crate) fn print(result: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{result}")?;
+    stdout.flush()
 }
 
 impl Progress for Console {
@@ -73,11 +89,9 @@ impl Progress for Console {
         running.told = Some(now);
         let line = running.line(now, done, total, note);
         if self.live {
-            eprint!("\r\x1b[2K{line}");
-            // A progress line that cannot be shown is no reason to stop.
-            let _ = std::io::stderr().flush();
+            tell(&format!("\r\x1b[2K{line}"));
         } else {
-            eprintln!("{line}");
+            tell(&format!("{line}\n"));
         }
     }
 

@@ -1,7 +1,6 @@
 //! The `conjoin` binary: it reads the command line, joins the stages and tells how it went.
 //!
 //! Exit codes: 0 done, 1 a check said no (a gate, a verification), 2 could not.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "talking to people is its job")]
 
 mod args;
 mod assets;
@@ -21,7 +20,8 @@ mod thumbnails;
 use std::process::ExitCode;
 
 use clap::Parser;
-use conjoin_core::{Interrupted, Stop};
+use conjoin_core::{ArtifactErrorKind, Interrupted, Stop};
+use conjoin_index::IndexErrorKind;
 
 use crate::{args::Args, console::Console};
 
@@ -43,11 +43,11 @@ fn main() -> ExitCode {
             // The second Ctrl-C: the person means it.
             exit_now();
         }
-        eprintln!("\nstopping at the next safe point; Ctrl-C again ends at once");
+        console::tell("\nstopping at the next safe point; Ctrl-C again ends at once\n");
         on_signal.request();
     });
     if let Err(error) = handler {
-        eprintln!("warning: Ctrl-C will end the program at once: {error}");
+        console::tell(&format!("warning: Ctrl-C will end the program at once: {error}\n"));
     }
     let console = Console::new(args.quiet);
     match commands::run(args.command, &console, &stop) {
@@ -56,26 +56,44 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             console.clear();
-            tell(&error);
+            console::tell(&explained(&error));
             ExitCode::from(2)
         }
     }
 }
 
-/// Prints an error, its causes and, where one is known, the way out.
-fn tell(error: &anyhow::Error) {
+/// An error and its causes, each once.
+fn explained(error: &anyhow::Error) -> String {
     if error.chain().any(|cause| cause.is::<Interrupted>()) {
-        eprintln!("interrupted: what was finished is kept, the same command goes on from there");
-        return;
+        return "interrupted: what was finished is kept, the same command goes on from there\n"
+            .to_owned();
     }
-    eprintln!("error: {error}");
-    let mut said = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !said.contains(&cause) {
-            eprintln!("  cause: {cause}");
-            said = cause;
+    let mut said = String::new();
+    for cause in error.chain() {
+        // Some parsers end their messages with line breaks.
+        let text = cause.to_string().trim_end().replace('\n', "\n  ");
+        if !said.contains(&text) {
+            said += if said.is_empty() { "error: " } else { "  cause: " };
+            said += &text;
+            said.push('\n');
         }
     }
+    if let Some(hint) = error.chain().find_map(hint) {
+        said += &format!("  hint: {hint}\n");
+    }
+    said
+}
+
+/// The way out of an error that does not tell it itself.
+fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if cause.is::<conjoin_data::OpenError>() {
+        return Some("`conjoin curate` makes a dataset of a catalogue");
+    }
+    let index = cause.downcast_ref::<conjoin_index::IndexError>()?;
+    // The other errors of writing tell the way out, or have none.
+    let is_foreign =
+        matches!(index.kind, IndexErrorKind::Artifact(ArtifactErrorKind::Foreign { .. }));
+    (!is_foreign).then_some("`conjoin index` makes an index of a dataset")
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

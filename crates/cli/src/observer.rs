@@ -1,13 +1,15 @@
 //! What is told and measured while a model trains.
 
-use std::time::Instant;
+use std::{io::Write, path::Path};
 
+use anyhow::Result;
 use conjoin_core::{Embeddings, Modality, Progress, Tower};
 use conjoin_data::{Dataset, Item, Split};
 use conjoin_eval::{EvaluationPoint, Metric, RetrievalTask};
 use conjoin_input::{ImageLimits, Pixels, Tokenizer};
 use conjoin_model::{ImageTower, TextTower};
 use conjoin_train::{Observer, Reject, StepLog};
+use fs_err::File;
 use rayon::prelude::*;
 
 use crate::{console::Console, pairs::title};
@@ -23,8 +25,21 @@ pub(crate) struct Watcher<'a> {
     pixels: Vec<Pixels>,
     /// The title of each picture, as a position in `titles`.
     relevance: Vec<Vec<(u32, f32)>>,
-    pub evaluations: Vec<EvaluationPoint>,
-    pub seconds_evaluating: f64,
+    /// Where the measured points are written.
+    file: Option<File>,
+}
+
+/// The measured points of a run, one a line.
+const EVALUATIONS_FILE: &str = "evaluations.jsonl";
+
+/// What a run measured while it trained; a line that was torn by a crash is left out.
+pub(crate) fn evaluations(run: &Path) -> Result<Vec<EvaluationPoint>> {
+    let path = run.join(EVALUATIONS_FILE);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = fs_err::read_to_string(path)?;
+    Ok(text.lines().map_while(|line| serde_json::from_str(line).ok()).collect())
 }
 
 impl<'a> Watcher<'a> {
@@ -65,8 +80,19 @@ impl<'a> Watcher<'a> {
                 }
             }
         }
-        let (evaluations, seconds_evaluating) = (Vec::new(), 0.0);
-        Self { console, steps, titles, pixels, relevance, evaluations, seconds_evaluating }
+        Self { console, steps, titles, pixels, relevance, file: None }
+    }
+
+    /// Writes the points to the folder of a run from now on; of earlier ones those up to `n_steps`
+    /// are kept, as the others are measured again.
+    pub(crate) fn record(&mut self, run: &Path, n_steps: u64) -> Result<()> {
+        let points = evaluations(run)?;
+        let mut file = File::create(run.join(EVALUATIONS_FILE))?;
+        for point in points.iter().filter(|point| point.step <= n_steps) {
+            writeln!(file, "{}", serde_json::to_string(point)?)?;
+        }
+        self.file = Some(file);
+        Ok(())
     }
 
     fn measure(
@@ -116,16 +142,17 @@ impl Observer<TextTower, ImageTower> for Watcher<'_> {
         text: &TextTower,
         image: &ImageTower,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let begun = Instant::now();
         if let Some(value) = self.measure(text, image)? {
             self.console.say(&format!(
                 "step {step}: text to image recall@10 on held-out pairs {:.1} %",
                 100.0 * value
             ));
             let name = "text_to_image/recall@10".to_owned();
-            self.evaluations.push(EvaluationPoint { step, name, value });
+            let point = EvaluationPoint { step, name, value };
+            if let Some(file) = &mut self.file {
+                writeln!(file, "{}", serde_json::to_string(&point)?)?;
+            }
         }
-        self.seconds_evaluating += begun.elapsed().as_secs_f64();
         Ok(())
     }
 }

@@ -3,21 +3,23 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, anyhow};
-use conjoin_core::{Embedder, Embeddings, Manifest, Progress, Stop, Store, VectorName};
+use conjoin_core::{
+    ArtifactWriter, Embedder, Embeddings, Manifest, Progress, Stop, Store, VectorName, hash_bytes,
+};
 use conjoin_data::{Dataset, Item};
 use conjoin_eval::{
-    Bootstrap, Comparison, DistributionComparison, EvaluationPoint, Fact, Metric, ModelFacts,
-    QueryExample, Report, ReportParts, Reproduction, ScoreDistribution, TaskResult, TrainingCurve,
-    compare, examples, measure as measure_one,
+    Bootstrap, Comparison, DistributionComparison, Fact, Metric, ModelFacts, QueryExample, Report,
+    ReportParts, Reproduction, ScoreDistribution, TaskResult, TrainingCurve, compare, examples,
+    measure as measure_one,
 };
 use conjoin_index::{Calibration, Index, IndexBuilder, IndexItem, ManifestParts};
-use conjoin_model::Model;
+use conjoin_model::{CHECKPOINT_FORMAT, Model};
 use conjoin_train::{Ended, JOURNAL_FILE, StepLog, Trainer, latest_state};
 
 use crate::{
     console::Console,
     machine,
-    observer::Watcher,
+    observer::{self, Watcher},
     pairs::{DatasetPairs, Preparation},
     recipe::Recipe,
     tasks::{self, Bench, Measured},
@@ -26,14 +28,25 @@ use crate::{
 /// The name a model remembers its training by, inside an index: where to find it again.
 pub(crate) const MODEL_PATH_FACT: &str = "model_path";
 
+/// What becomes of a run in the same folder that was begun with other settings or other data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OtherRun {
+    /// It stays, and not fitting it is an error.
+    Refuse,
+    /// It is thrown away.
+    Restart,
+}
+
 /// Trains from a recipe, going on from the newest state in `run` if there is one, and saves the model.
 pub(crate) fn train(
     recipe: &Recipe,
     run: &Path,
     model_folder: &Path,
-    console: &Console,
-    stop: &Stop,
+    other_run: OtherRun,
+    (console, stop): (&Console, &Stop),
 ) -> Result<()> {
+    // Told before the long work, not after it.
+    drop(ArtifactWriter::create(model_folder, CHECKPOINT_FORMAT)?);
     let dataset = Dataset::open(&recipe.data)?;
     let model = recipe.start.build(recipe.train.seed)?;
     let (mut spec, mut parts) = model.into_parts();
@@ -58,24 +71,29 @@ pub(crate) fn train(
             title_share: recipe.title_share,
         },
     );
-    fs_err::create_dir_all(run)?;
-    fs_err::write(run.join("recipe.toml"), recipe.to_toml()?)?;
+    claim_run(run, recipe, &dataset, other_run)?;
     let mut watcher = Watcher::new(console, recipe.train.steps, &dataset, tokenizer, &contract);
     let config = recipe.train.clone();
     let mut trainer = if latest_state(run)?.is_some() {
-        let trainer = Trainer::resume(config, text, image, &pairs, run)?;
+        let trainer = Trainer::resume(config, text, image, &pairs, run).with_context(|| {
+            format!(
+                "cannot go on with the run in `{}`; --out names another folder for a new run",
+                run.display()
+            )
+        })?;
         console.say(&format!("train: goes on after step {}", trainer.n_steps()));
         trainer
     } else {
         Trainer::start(config, text, image, &pairs, run)?
     };
+    fs_err::write(run.join("recipe.toml"), recipe.to_toml()?)?;
+    watcher.record(run, trainer.n_steps())?;
     if let Ended::Stopped { step } = trainer.run(&mut watcher, stop)? {
         console.say(&format!("train: stopped after step {step}, its state is saved"));
         stop.check()?;
     }
     let log_scale = trainer.scalars().get("log_scale").copied().unwrap_or(spec.log_scale);
     drop(trainer);
-    append_evaluations(run, &watcher.evaluations)?;
     spec.log_scale = log_scale;
     spec.card.name = "trained".to_owned();
     let mut manifest = Manifest::new("", 0);
@@ -94,16 +112,19 @@ fn freeze(tower: &mut impl conjoin_core::Tower, prefixes: &[String]) {
     }
 }
 
-const EVALUATIONS_FILE: &str = "evaluations.jsonl";
+/// Tells runs apart: a hash of the recipe and the data.
+const RUN_KEY_FILE: &str = "run.key";
 
-fn append_evaluations(run: &Path, points: &[EvaluationPoint]) -> Result<()> {
-    let path = run.join(EVALUATIONS_FILE);
-    let mut text = if path.exists() { fs_err::read_to_string(&path)? } else { String::new() };
-    for point in points {
-        text += &serde_json::to_string(point)?;
-        text.push('\n');
+/// Makes the folder of a run, without an older run that is to be thrown away.
+fn claim_run(run: &Path, recipe: &Recipe, dataset: &Dataset, other_run: OtherRun) -> Result<()> {
+    fs_err::create_dir_all(run)?;
+    let key = hash_bytes((recipe.hash()? + &dataset.manifest_hash()).as_bytes());
+    let key_file = run.join(RUN_KEY_FILE);
+    let is_this = fs_err::read_to_string(&key_file).is_ok_and(|found| found == key);
+    if let (Some(state), OtherRun::Restart, false) = (latest_state(run)?, other_run, is_this) {
+        fs_err::remove_dir_all(state.parent().context("a state lies in a folder")?)?;
     }
-    Ok(fs_err::write(path, text)?)
+    Ok(fs_err::write(key_file, key)?)
 }
 
 /// The loss and the evaluations of a run, as it wrote them.
@@ -127,12 +148,7 @@ pub(crate) fn curve(run: &Path) -> Result<Option<TrainingCurve>> {
             curve.learning_rate.push(log.lr as f32);
         }
     }
-    let evaluations = run.join(EVALUATIONS_FILE);
-    if evaluations.exists() {
-        for line in fs_err::read_to_string(evaluations)?.lines() {
-            curve.evaluations.push(serde_json::from_str(line)?);
-        }
-    }
+    curve.evaluations = observer::evaluations(run)?;
     Ok(Some(curve))
 }
 

@@ -52,8 +52,8 @@ impl Recipe {
 
     /// Passes when every value is in its range.
     pub(crate) fn check(&self) -> Result<()> {
-        self.train.check()?;
-        self.augment.check()?;
+        self.train.check().context("in `[train]`")?;
+        self.augment.check().context("in `[augment]`")?;
         if !(0.0..=1.0).contains(&self.title_share) {
             bail!("`title_share` is {}, it must be 0 to 1", self.title_share);
         }

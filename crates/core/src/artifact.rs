@@ -120,9 +120,7 @@ pub enum ArtifactErrorKind {
         supported: u32,
     },
     /// The folder to write holds something that is not ours to replace.
-    #[error(
-        "something that is no `{expected}` is there; it is not replaced, name another folder"
-    )]
+    #[error("something that is no `{expected}` is there; it is not replaced, name another folder")]
     Foreign {
         /// Format of the artefact to be written.
         expected: String,
@@ -195,12 +193,14 @@ impl Artifact {
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest, ArtifactErrorKind> {
-    let file = path.join(MANIFEST_FILE);
-    let found = fs::metadata(&file)?.len();
+    let mut file = fs::File::open(path.join(MANIFEST_FILE))?;
+    let found = file.metadata()?.len();
     if found > MAX_MANIFEST_BYTES {
         return Err(ArtifactErrorKind::TooLarge { found });
     }
-    serde_json::from_slice(&fs::read(&file)?).map_err(ArtifactErrorKind::Manifest)
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    serde_json::from_slice(&text).map_err(ArtifactErrorKind::Manifest)
 }
 
 /// An artefact being written. Dropped without [`ArtifactWriter::commit`], it leaves nothing behind.

@@ -64,7 +64,7 @@ pub enum ModelErrorKind {
         supported: String,
     },
     /// The safetensors file is damaged.
-    #[error("not a valid safetensors file")]
+    #[error("the weights are cut off or damaged: not a valid safetensors file")]
     Safetensors(#[from] safetensors::SafeTensorError),
     /// The weights lack a tensor.
     #[error("tensor `{0}` is missing")]

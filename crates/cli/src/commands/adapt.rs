@@ -15,8 +15,8 @@ use super::curate as curate_command;
 use crate::{
     Outcome,
     args::{Adapt, StartArgs},
-    console::Console,
-    pipeline,
+    console::{Console, print},
+    pipeline::{self, OtherRun},
     recipe::{Plan, Recipe, product_augment},
     stages::Stages,
     start::{Start, TextStart, Towers},
@@ -38,10 +38,10 @@ pub(crate) fn run(args: &Adapt, console: &Console, stop: &Stop) -> Result<Outcom
         Ok(())
     })?;
     let run = stages.path("train");
-    stages.run("adapted", &recipe.hash()?, |path| {
-        pipeline::train(&recipe, &run, path, console, stop)
+    let key = (recipe.hash()?, dataset.manifest_hash(), env!("CARGO_PKG_VERSION"));
+    stages.run("adapted", &key, |path| {
+        pipeline::train(&recipe, &run, path, OtherRun::Restart, (console, stop))
     })?;
-    let key = (recipe.hash()?, env!("CARGO_PKG_VERSION"));
     let (base, adapted) = (stages.path("base"), stages.path("adapted"));
     let verdict_file = stages.path(VERDICT_FILE);
     let timings = (stages.timings(), stages.peak_memory_bytes());
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Adapt, console: &Console, stop: &Stop) -> Result<Outcom
     stages.run("index", &(&key, &verdict), |path| {
         pipeline::build_index(&Model::open(&kept)?, &kept, &dataset, path, console, stop)
     })?;
-    tell(args, &figures, &verdict, &stages, console);
+    tell(args, &figures, &verdict, &stages, console)?;
     Ok(if verdict.keep { Outcome::Done } else { Outcome::Refused })
 }
 
@@ -180,13 +180,13 @@ fn tell(
     verdict: &GateVerdict,
     stages: &Stages<'_>,
     console: &Console,
-) {
+) -> Result<()> {
     console.say(&stages.summary());
     if args.json {
-        println!("{figures}");
+        print(&figures.to_string())?;
     } else {
-        println!("{}", figures["table"].as_str().unwrap_or_default());
-        println!("{}", verdict.sentence);
+        print(figures["table"].as_str().unwrap_or_default())?;
+        print(&verdict.sentence)?;
     }
     let index = stages.path("index");
     console.say(&format!(
@@ -195,4 +195,5 @@ fn tell(
         index.display(),
         index.display()
     ));
+    Ok(())
 }

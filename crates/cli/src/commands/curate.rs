@@ -9,7 +9,7 @@ use conjoin_data::{Columns, CurateConfig, CurateSummary, Limits, columns_of, cur
 use crate::{
     Outcome,
     args::{ColumnArgs, Curate},
-    console::Console,
+    console::{Console, print},
 };
 
 pub(crate) fn run(args: &Curate, console: &Console, stop: &Stop) -> Result<Outcome> {
@@ -17,7 +17,7 @@ pub(crate) fn run(args: &Curate, console: &Console, stop: &Stop) -> Result<Outco
     let summary = curate(&config, console, stop)?;
     tell(&summary, &args.out, console);
     if args.json {
-        println!("{}", serde_json::to_string(&summary)?);
+        print(&serde_json::to_string(&summary)?)?;
     }
     Ok(Outcome::Done)
 }
@@ -62,19 +62,14 @@ pub(crate) fn config(
 /// What a curation did, for people.
 pub(crate) fn tell(summary: &CurateSummary, out: &Path, console: &Console) {
     console.say(&format!(
-        "curate: {} rows, {} items ({} to learn from, {} held out, {} with a picture, {} groups)",
-        summary.n_rows,
-        summary.n_items,
-        summary.n_train,
-        summary.n_val,
-        summary.n_images,
-        summary.n_groups
+        "curate: {} to learn from, {} held out, {} with a picture, {} groups",
+        summary.n_train, summary.n_val, summary.n_images, summary.n_groups
     ));
     if summary.n_rejected + summary.n_warned > 0 {
         let reasons: Vec<String> =
             summary.reasons.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
         console.say(&format!(
-            "curate: {} rows rejected, {} kept with a part missing ({}); see `{}`",
+            "curate: {} rows rejected, {} kept with a remark ({}); see `{}`",
             summary.n_rejected,
             summary.n_warned,
             reasons.join(", "),

@@ -15,8 +15,8 @@ use crate::{
     Outcome,
     args::Demo,
     assets,
-    console::Console,
-    pipeline,
+    console::{Console, print},
+    pipeline::{self, OtherRun},
     recipe::{Plan, Recipe, product_augment},
     stages::Stages,
     start::{Start, TextStart, Towers},
@@ -46,10 +46,10 @@ pub(crate) fn run(args: &Demo, console: &Console, stop: &Stop) -> Result<Outcome
         Ok(())
     })?;
     let run = stages.path("train");
-    stages.run("model", &recipe.hash()?, |path| {
-        pipeline::train(&recipe, &run, path, console, stop)
+    let key = (recipe.hash()?, photos.manifest_hash(), env!("CARGO_PKG_VERSION"));
+    stages.run("model", &key, |path| {
+        pipeline::train(&recipe, &run, path, OtherRun::Restart, (console, stop))
     })?;
-    let key = (recipe.hash()?, env!("CARGO_PKG_VERSION"));
     let (base, trained) = (stages.path("base"), stages.path("model"));
     let figures_file = stages.path(FIGURES_FILE);
     let timings = (stages.timings(), stages.peak_memory_bytes());
@@ -93,9 +93,9 @@ pub(crate) fn run(args: &Demo, console: &Console, stop: &Stop) -> Result<Outcome
         if let Some(figures) = figures.as_object_mut() {
             figures.remove("table");
         }
-        println!("{figures}");
+        print(&figures.to_string())?;
     } else {
-        println!("{}", table.as_str().unwrap_or_default());
+        print(table.as_str().unwrap_or_default())?;
         show_searches(&stages)?;
     }
     console.say(&format!("report: {}", stages.path("report").join("report.html").display()));
@@ -171,11 +171,10 @@ fn show_searches(stages: &Stages<'_>) -> Result<()> {
     let (index, model) = pipeline::open_search(&stages.path("index"), None)?;
     for query in SEARCHES {
         let request = search::request(&model, Some(query), None, VectorName::Fused, 3)?;
-        println!("\nsearch \"{query}\"");
+        print(&format!("\nsearch \"{query}\""))?;
         for line in pipeline::hit_lines(&index.search(&request)?, Some("name")) {
-            println!("{line}");
+            print(&line)?;
         }
     }
-    println!();
-    Ok(())
+    Ok(print("")?)
 }

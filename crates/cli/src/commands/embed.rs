@@ -1,4 +1,7 @@
 //! `conjoin embed`: vectors of a dataset or of files.
+//!
+//! Out: an artefact of format `vectors`: `text.npy` and `image.npy`, or `vectors.safetensors`, and
+//!      `text.ids.txt`, `image.ids.txt`; its manifest tells the model by fingerprint.
 
 use std::{
     io::{BufWriter, Write},
@@ -6,7 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::{Embedder, Embeddings, MANIFEST_FILE, Modality, Progress, Stop};
+use conjoin_core::{
+    ArtifactWriter, Embedder, Embeddings, MANIFEST_FILE, Manifest, Modality, Progress, Stop,
+};
 use conjoin_data::{Dataset, Item};
 use conjoin_model::Model;
 use safetensors::{Dtype, tensor::TensorView};
@@ -17,6 +22,10 @@ use crate::{
     console::Console,
     tasks,
 };
+
+/// The manifest's format of a folder of vectors, and its version.
+const VECTORS_FORMAT: &str = "vectors";
+const VECTORS_VERSION: u32 = 1;
 
 /// The vectors of one modality with the id of each.
 #[derive(Default)]
@@ -33,6 +42,7 @@ impl Part {
 }
 
 pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcome> {
+    let writer = ArtifactWriter::create(&args.out, VECTORS_FORMAT)?;
     let model = Model::open(&args.model)?;
     let (mut text, mut image) = (Part::default(), Part::default());
     for input in &args.inputs {
@@ -50,14 +60,13 @@ pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcom
         }
         stop.check()?;
     }
-    fs_err::create_dir_all(&args.out)?;
     let parts = [(Modality::Text, text), (Modality::Image, image)];
     let parts: Vec<_> = parts.into_iter().filter(|(_, part)| !part.ids.is_empty()).collect();
     if parts.is_empty() {
         bail!("nothing could be embedded");
     }
     for (modality, part) in &parts {
-        let file = args.out.join(format!("{modality}.ids.txt"));
+        let file = writer.file(&format!("{modality}.ids.txt"));
         let lines: String = part.ids.iter().map(|id| id.replace('\n', " ") + "\n").collect();
         fs_err::write(file, lines)?;
         console.say(&format!(
@@ -70,11 +79,17 @@ pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcom
         VectorFormat::Npy => {
             for (modality, part) in parts {
                 let matrix = Embeddings::new(model.width(), part.values)?;
-                write_npy(&args.out.join(format!("{modality}.npy")), &matrix)?;
+                write_npy(&writer.file(&format!("{modality}.npy")), &matrix)?;
             }
         }
-        VectorFormat::Safetensors => write_safetensors(&args.out, &parts, model.width())?,
+        VectorFormat::Safetensors => {
+            write_safetensors(&writer.file("vectors.safetensors"), &parts, model.width())?;
+        }
     }
+    let mut manifest = Manifest::new(VECTORS_FORMAT, VECTORS_VERSION);
+    manifest.fingerprint = Some(model.fingerprint().to_owned());
+    manifest.facts.insert("width".to_owned(), model.width().into());
+    writer.commit(manifest)?;
     Ok(Outcome::Done)
 }
 
@@ -151,7 +166,7 @@ fn write_npy(path: &Path, matrix: &Embeddings) -> Result<()> {
     Ok(file.flush()?)
 }
 
-fn write_safetensors(folder: &Path, parts: &[(Modality, Part)], width: usize) -> Result<()> {
+fn write_safetensors(path: &Path, parts: &[(Modality, Part)], width: usize) -> Result<()> {
     let bytes: Vec<Vec<u8>> = parts
         .iter()
         .map(|(_, part)| part.values.iter().flat_map(|v| v.to_le_bytes()).collect())
@@ -164,7 +179,7 @@ fn write_safetensors(folder: &Path, parts: &[(Modality, Part)], width: usize) ->
             Ok((modality.name(), TensorView::new(Dtype::F32, shape, bytes)?))
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(safetensors::serialize_to_file(views, None, &folder.join("vectors.safetensors"))?)
+    Ok(safetensors::serialize_to_file(views, None, path)?)
 }
 
 #[cfg(test)]

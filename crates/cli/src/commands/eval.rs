@@ -3,15 +3,24 @@
 use anyhow::{Result, bail};
 use conjoin_core::{Seed, Stop};
 use conjoin_data::Dataset;
-use conjoin_eval::ReportParts;
+use conjoin_eval::{Report, ReportParts};
 use conjoin_model::Model;
 
-use crate::{Outcome, args::Eval, console::Console, machine, pipeline, tasks::Bench};
+use crate::{
+    Outcome,
+    args::Eval,
+    console::{Console, print},
+    machine, pipeline,
+    tasks::Bench,
+};
 
 /// Resampling and sampling of an evaluation that is not part of a run.
 const SEED: u64 = 1;
 
 pub(crate) fn run(args: &Eval, console: &Console, stop: &Stop) -> Result<Outcome> {
+    if let Some(out) = &args.out {
+        Report::check_place(out)?;
+    }
     let models: Vec<Model> = args.model.iter().map(|m| Model::open(m)).collect::<Result<_, _>>()?;
     let (before, after) = match models.as_slice() {
         [after] => (None, after),
@@ -28,9 +37,9 @@ pub(crate) fn run(args: &Eval, console: &Console, stop: &Stop) -> Result<Outcome
         if before.is_some() {
             figures["before"] = pipeline::figures(&verdicts.comparison, true);
         }
-        println!("{figures}");
+        print(&figures.to_string())?;
     } else {
-        println!("{}", pipeline::table(&verdicts.comparison));
+        print(&pipeline::table(&verdicts.comparison))?;
     }
     if let Some(out) = &args.out {
         let name = |i: usize| args.model[i].display().to_string();

@@ -4,19 +4,25 @@ use anyhow::{Context, Result, bail};
 use conjoin_core::{Embedder, Embeddings, Hit, Mix, Modality, SearchRequest, Store, VectorName};
 use conjoin_model::Model;
 
-use crate::{Outcome, args::Search, pipeline};
+use crate::{Outcome, args::Search, console::print, pipeline};
 
 pub(crate) fn run(args: &Search) -> Result<Outcome> {
     let (index, model) = pipeline::open_search(&args.index, args.model.as_deref())?;
     let image = args.image.as_ref().map(fs_err::read).transpose()?;
     let request =
-        request(&model, args.query.as_deref(), image.as_deref(), args.over.into(), args.k)?;
+        request(&model, args.query.as_deref(), image.as_deref(), args.over.into(), args.k)
+            .with_context(|| {
+                args.image.as_ref().map_or_else(
+                    || "cannot search by this text".to_owned(),
+                    |path| format!("cannot search by picture `{}`", path.display()),
+                )
+            })?;
     let hits: Vec<Hit> = index.search(&request)?;
     if args.json {
-        println!("{}", serde_json::to_string(&hits)?);
+        print(&serde_json::to_string(&hits)?)?;
     } else {
         for line in pipeline::hit_lines(&hits, None) {
-            println!("{line}");
+            print(&line)?;
         }
     }
     Ok(Outcome::Done)

@@ -3,7 +3,14 @@
 use anyhow::Result;
 use conjoin_core::Stop;
 
-use crate::{Outcome, args::Train, batches, console::Console, pipeline, recipe::Recipe};
+use crate::{
+    Outcome,
+    args::Train,
+    batches,
+    console::{Console, print},
+    pipeline::{self, OtherRun},
+    recipe::Recipe,
+};
 
 pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcome> {
     let mut recipe = Recipe::read(&args.recipe, &args.set)?;
@@ -11,7 +18,7 @@ pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcom
         recipe.out.clone_from(out);
     }
     if args.check {
-        print!("{}", recipe.to_toml()?);
+        print(recipe.to_toml()?.trim_end())?;
         return Ok(Outcome::Done);
     }
     if let Some(n_steps) = args.export_batches {
@@ -20,7 +27,8 @@ pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcom
         return Ok(Outcome::Done);
     }
     let model = recipe.out.join("model");
-    pipeline::train(&recipe, &recipe.out.join("train"), &model, console, stop)?;
+    let run = recipe.out.join("train");
+    pipeline::train(&recipe, &run, &model, OtherRun::Refuse, (console, stop))?;
     console.say(&format!("train: the model is `{}`", model.display()));
     Ok(Outcome::Done)
 }

@@ -39,7 +39,10 @@ fn refuses_other_kinds_newer_versions_and_changed_files() {
     let target = dir.path().join("data");
     write(&target, "one");
     let kind = |r: Result<Artifact, ArtifactError>| r.unwrap_err().kind.to_string();
-    assert_eq!(kind(Artifact::open(&target, "index", 1)), "it is of format `dataset`, `index` is needed");
+    assert_eq!(
+        kind(Artifact::open(&target, "index", 1)),
+        "it is of format `dataset`, `index` is needed"
+    );
     assert_eq!(
         kind(Artifact::open(&target, "dataset", 0)),
         "format version 1, this build reads up to 0"

@@ -40,7 +40,7 @@ const HEAD_BYTES: u64 = 512;
 
 pub(super) fn detect(path: &Path) -> Result<Format, ReadError> {
     let fail = |kind| ReadError { path: path.to_owned(), kind };
-    if fs_err::metadata(path).map_err(|e| fail(e.into()))?.is_dir() {
+    if path.is_dir() {
         return Ok(Format::Folder);
     }
     let head = lines::head(path, HEAD_BYTES).map_err(|e| fail(e.into()))?;
