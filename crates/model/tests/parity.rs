@@ -351,7 +351,10 @@ fn a_checkpoint_gives_back_the_same_model() {
     bytes.truncate(bytes.len() - 5);
     fs_err::write(folder.join("weights.safetensors"), bytes).unwrap();
     let error = Model::open(&folder).unwrap_err();
-    assert_eq!(error.kind.to_string(), "the weights are cut off or damaged: not a valid safetensors file");
+    assert_eq!(
+        error.kind.to_string(),
+        "the weights are cut off or damaged: not a valid safetensors file"
+    );
 }
 
 fn model_of(text: TextTower, spec: conjoin_model::EncoderSpec, vocab: &[u8]) -> Model {

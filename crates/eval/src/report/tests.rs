@@ -280,7 +280,10 @@ fn does_not_replace_what_is_no_report() {
     };
     foreign(error);
     let dataset = folder.path().join("dataset");
-    ArtifactWriter::create(&dataset, "dataset").unwrap().commit(Manifest::new("dataset", 1)).unwrap();
+    ArtifactWriter::create(&dataset, "dataset")
+        .unwrap()
+        .commit(Manifest::new("dataset", 1))
+        .unwrap();
     foreign(Report::new(empty()).write(&dataset).unwrap_err());
     assert_eq!(fs::read_to_string(&precious).unwrap(), "keep me");
 }
