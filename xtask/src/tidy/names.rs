@@ -201,8 +201,7 @@ const EXEMPT: [&str; 2] = ["CHANGELOG.md", "docs/bad-input.md"];
 
 /// The Markdown files that name only what exists.
 fn documents(tree: &Tree) -> impl Iterator<Item = (&str, &str)> {
-    tree.ending(".md")
-        .filter(|(path, _)| !EXEMPT.contains(path) && !path.starts_with("testdata/"))
+    tree.ending(".md").filter(|(path, _)| !EXEMPT.contains(path) && !path.starts_with("testdata/"))
 }
 
 /// Line number, whether inside a fenced block and its language, and text of each line.
