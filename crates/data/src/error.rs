@@ -181,8 +181,10 @@ pub enum CurateError {
         source: ColumnsError,
     },
     /// No row can be used.
-    #[error("no usable row among {n_rows}{}", listed(reasons))]
+    #[error("no usable row among {n_rows} of {}{}", named(inputs), listed(reasons))]
     NothingUsable {
+        /// The inputs.
+        inputs: Vec<PathBuf>,
         /// Rows seen.
         n_rows: u64,
         /// How often each reason occurred, by its stable word.
@@ -197,6 +199,10 @@ pub enum CurateError {
     /// A stop was requested; nothing is left behind.
     #[error("the curation was stopped")]
     Interrupted(#[from] Interrupted),
+}
+
+fn named(inputs: &[PathBuf]) -> String {
+    inputs.iter().map(|input| format!("`{}`", input.display())).collect::<Vec<_>>().join(", ")
 }
 
 fn listed(reasons: &[(String, u64)]) -> String {

@@ -167,6 +167,7 @@ impl Snapshot {
     fn write(&self, run: &Path) -> Result<PathBuf, StateErrorKind> {
         let folder = run.join(FOLDER);
         fs::create_dir_all(&folder)?;
+        remove_unfinished(&folder)?;
         let target = folder.join(format!("step-{:012}", self.n_steps));
         let writer = ArtifactWriter::create(&target, STATE_FORMAT)?;
         fs::write(writer.file(TENSORS_FILE), &self.tensors)?;
@@ -181,6 +182,18 @@ impl Snapshot {
         }
         Ok(target)
     }
+}
+
+/// Removes what a process that was killed had begun to write.
+fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with(".step-") {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Name, shape and values of every tensor of a part, in a fixed order.

@@ -1,4 +1,4 @@
-//! Ctrl-C at several moments: nothing is left half-written, and the same command ends with the same model.
+//! Ctrl-C, or worse, at several moments: nothing is left half-written, and the same command ends with the same model.
 #![cfg(unix)]
 
 use std::path::Path;
@@ -34,6 +34,9 @@ fn a_stopped_training_ends_with_the_same_weights() {
         interrupt_at(dir.path(), &train("parts"), moment);
         assert_eq!(names(&dir.path().join("parts")), ["train"], "no model, not even half of one");
     }
+    let mut killed = Running::start(dir.path(), &train("parts"));
+    killed.wait_for("step 14:");
+    killed.kill();
     let ran = run(dir.path(), &train("parts")).expect(0);
     assert!(ran.err.contains("train: goes on after step 1"), "{}", ran.err);
     let file = |run: &str, name: &str| dir.path().join(run).join(name);

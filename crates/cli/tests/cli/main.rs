@@ -1,4 +1,5 @@
 //! The built `conjoin` binary, run as a person runs it, on a few of the bundled grocery photos.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod adapt;
 mod bad_input;

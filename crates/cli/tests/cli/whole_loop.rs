@@ -112,7 +112,7 @@ fn searches_by_text_by_picture_and_by_both() {
     };
     assert_eq!(ids(&["red apple", "-k", "3"]).len(), 3);
     let by_picture = ids(&["--image", &picture, "--over", "image", "-k", "1"]);
-    assert_eq!(by_picture, [photo.id.clone()], "a picture finds itself");
+    assert_eq!(by_picture, std::slice::from_ref(&photo.id), "a picture finds itself");
     assert_eq!(ids(&[&photo.name, "--image", &picture, "-k", "5"]).len(), 5);
     let people = conjoin(dir, &["search", "index", "red apple", "-k", "2"]).expect(0);
     assert_eq!(people.out.lines().count(), 2);

@@ -325,7 +325,8 @@ impl<'a> Pass<'a> {
     pub(super) fn finish(mut self) -> Result<(Manifest, CurateSummary), CurateError> {
         if self.drafts.is_empty() {
             let reasons = self.reasons.into_iter().collect();
-            return Err(CurateError::NothingUsable { n_rows: self.n_rows, reasons });
+            let (inputs, n_rows) = (self.config.inputs.clone(), self.n_rows);
+            return Err(CurateError::NothingUsable { inputs, n_rows, reasons });
         }
         let n_straddling = self.split().map_err(CurateError::Write)?;
         self.write_items().map_err(CurateError::Write)?;

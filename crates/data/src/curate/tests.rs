@@ -271,12 +271,15 @@ fn an_empty_catalogue_is_an_error_with_counts() {
     write(dir.path(), "a.csv", "title,image\n,\n,absent.jpg\n");
     let mut config = config(dir.path(), "a.csv", all_columns());
     config.columns = Columns { image: Some("image".to_owned()), ..columns(&["title"]) };
+    let input = config.inputs[0].display().to_string();
     assert_eq!(
         error(&config).to_string(),
-        "no usable row among 2: 2 empty_text, 1 image_file_missing, 1 no_image"
+        format!(
+            "no usable row among 2 of `{input}`: 2 empty_text, 1 image_file_missing, 1 no_image"
+        )
     );
     write(dir.path(), "a.csv", "title,image\n");
-    assert_eq!(error(&config).to_string(), "no usable row among 0");
+    assert_eq!(error(&config).to_string(), format!("no usable row among 0 of `{input}`"));
     assert!(!config.output.exists());
     assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
 }
