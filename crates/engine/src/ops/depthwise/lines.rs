@@ -4,6 +4,7 @@
 //! pixels, or the gradient of the taps.
 //! A few pixels at a time, so that memory is read nearly in order; of these, a vector of channels at a
 //! time, whose nine taps, or nine sums, stay in registers. Taps outside the image read a line of zeros.
+#![expect(clippy::needless_range_loop, reason = "taps and sums are indexed by their place")]
 
 use std::ops::Range;
 
