@@ -233,7 +233,11 @@ fn norm_gradient(
                 .map(|i| (variance[i] + 1e-3).sqrt() * d_gamma[i] + mean[i] * d_beta[i])
                 .collect()
         }
-        other => panic!("{other:?} is no norm"),
+        Source::Same(_)
+        | Source::Rows(_)
+        | Source::Transposed(_)
+        | Source::Flattened(_)
+        | Source::PatchKernel(_) => panic!("{source:?} is no norm"),
     }
 }
 
