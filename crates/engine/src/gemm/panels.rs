@@ -31,7 +31,7 @@ impl<'a> Panels<'a> {
         k * n.next_multiple_of(size.lanes)
     }
 
-    /// What [`pack_rows`] wrote for all of a `[k, n]` matrix.
+    /// The packed values of a `[k, n]` matrix.
     pub(crate) fn new(values: &'a [f32], k: usize, n: usize) -> Self {
         Self { values, k, cols: n, from: 0, to: k }
     }
