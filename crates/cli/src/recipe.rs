@@ -8,8 +8,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use conjoin_core::hash_bytes;
 use conjoin_input::{Augment, CropRange};
 use conjoin_train::{
-    AdamWConfig, CheckpointConfig, ChunkConfig, Decay, LossConfig, LrMultiplier, PrefetchConfig,
-    Reduction, ScalarConfig, ScheduleConfig, TrainConfig,
+    AdamWConfig, CheckpointConfig, ChunkConfig, Chunking, Decay, LossConfig, LrMultiplier,
+    PrefetchConfig, Reduction, ScalarConfig, ScheduleConfig, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +129,10 @@ impl Plan {
             seed: conjoin_core::Seed(self.seed),
             steps,
             batch,
-            chunks: ChunkConfig { text: batch, image: batch.min(64) },
+            chunks: ChunkConfig {
+                text: Chunking { size: batch, held: batch },
+                image: Chunking { size: batch.min(128), held: batch.min(128) },
+            },
             schedule: ScheduleConfig {
                 peak_lr: self.lr,
                 warmup_steps: steps / 10,

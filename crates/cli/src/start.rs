@@ -84,6 +84,11 @@ impl Start {
 impl Towers {
     fn build(&self, seed: Seed) -> Result<Model> {
         let (text, tokenizer, text_source) = self.text_tower(seed.stream("text"))?;
+        // MobileNet's; a text model of the user's own brings one that its folder does not tell.
+        let licence = match &self.text {
+            TextStart::New { .. } => Some("Apache-2.0".to_owned()),
+            TextStart::SentenceTransformer(_) => None,
+        };
         let image_contract = mobilenet::contract(self.image_size);
         let image = self.image_tower(&image_contract, seed.stream("image"))?;
         let max_tokens = self.max_tokens.min(text.max_tokens());
@@ -95,7 +100,7 @@ impl Towers {
             log_scale: (1.0_f32 / 0.07).ln(),
             card: Card {
                 name: "start".to_owned(),
-                licence: Some("Apache-2.0".to_owned()),
+                licence,
                 sources: vec!["MobileNet v1 0.75 (ImageNet)".to_owned(), text_source],
             },
         };

@@ -108,6 +108,8 @@ fn fingerprint(spec: &ModelSpec, parts: &ModelParts) -> Result<String, ModelErro
 
 fn read(folder: &Path) -> Result<Model, ModelErrorKind> {
     let artifact = Artifact::open(folder, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)?;
+    // The fingerprint is only worth something if the numbers are those it was taken of.
+    artifact.verify()?;
     let spec: ModelSpec = read_json(&artifact.file(SPEC_FILE))?;
     let file = WeightFile::open(&artifact.file(WEIGHTS_FILE))?;
     let reader = file.reader()?;

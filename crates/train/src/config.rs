@@ -23,7 +23,7 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Pairs per step, at least 2.
     pub batch: usize,
-    /// Inputs a tower records at once; memory grows with it, results only by rounding.
+    /// Inputs a tower takes and holds at once; results change by rounding only.
     pub chunks: ChunkConfig,
     /// The learning rate over time.
     pub schedule: ScheduleConfig,
@@ -41,14 +41,25 @@ pub struct TrainConfig {
     pub prefetch: PrefetchConfig,
 }
 
-/// Inputs a tower records at once.
+/// Inputs a tower takes and holds at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChunkConfig {
-    /// Texts, at least 1.
-    pub text: usize,
-    /// Images, at least 1.
-    pub image: usize,
+    /// Of texts.
+    pub text: Chunking,
+    /// Of images.
+    pub image: Chunking,
+}
+
+/// How a side of a batch is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chunking {
+    /// Inputs per pass, at least 1. Small passes stay near the processor's caches.
+    pub size: usize,
+    /// The most inputs whose intermediate values are held between the two passes; memory grows with
+    /// it. Those beyond it run through the tower twice.
+    pub held: usize,
 }
 
 /// When the training state is saved; never affects the result.
@@ -149,8 +160,13 @@ impl TrainConfig {
         let mut faults = Faults(Vec::new());
         faults.need("steps", self.steps, self.steps >= 1, "at least 1");
         faults.need("batch", self.batch, self.batch >= 2, "at least 2");
-        faults.need("chunks.text", self.chunks.text, self.chunks.text >= 1, "at least 1");
-        faults.need("chunks.image", self.chunks.image, self.chunks.image >= 1, "at least 1");
+        let sizes = [
+            ("chunks.text.size", self.chunks.text.size),
+            ("chunks.image.size", self.chunks.image.size),
+        ];
+        for (key, size) in sizes {
+            faults.need(key, size, size >= 1, "at least 1");
+        }
         self.check_schedule(&mut faults);
         self.check_optimizer(&mut faults);
         self.check_loss(&mut faults);

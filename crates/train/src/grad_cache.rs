@@ -9,11 +9,13 @@
 //! each other: embed all chunks without recording, differentiate the loss by the embeddings, then
 //! record one chunk at a time and send its part of the gradient back. Towers have no randomness in
 //! the forward pass (augmentation happens in the inputs), so the second forward equals the first.
-//! Where a side fits one chunk, its first pass is recorded and there is no second.
+//! What may be held in memory (`Chunking::held`) is recorded in the first pass already and needs no
+//! second: small chunks then only keep the work of a pass near the caches.
 
 use conjoin_core::{Embeddings, Gradients, Tower};
 
 use crate::{
+    config::Chunking,
     error::StepError,
     losses::{FalseNegatives, PairLoss, PairOutcome, Pairs},
 };
@@ -24,7 +26,8 @@ pub struct Embedded<'a, T: Tower> {
     inputs: &'a [&'a T::Input],
     chunk: usize,
     embeddings: Embeddings,
-    recording: Option<T::Recording>,
+    /// Of the first chunks, as many as may be held.
+    recordings: Vec<T::Recording>,
 }
 
 impl<T: Tower> Embedded<'_, T> {
@@ -50,14 +53,13 @@ impl<T: Tower> Embedded<'_, T> {
         if is_frozen(self.tower) {
             return Ok(());
         }
-        if let Some(recording) = self.recording {
-            self.tower.backward(recording, gradient, into);
-            return Ok(());
-        }
+        let mut held = self.recordings.into_iter();
         let mut first = 0;
         for inputs in self.inputs.chunks(self.chunk) {
-            let (_, recording) =
-                self.tower.record(inputs).map_err(|source| StepError { first, source })?;
+            let recording = match held.next() {
+                Some(recording) => recording,
+                None => self.tower.record(inputs).map_err(|source| StepError { first, source })?.1,
+            };
             let rows: Vec<usize> = (first..first + inputs.len()).collect();
             self.tower.backward(recording, &gradient.select(&rows), into);
             first += inputs.len();
@@ -66,31 +68,35 @@ impl<T: Tower> Embedded<'_, T> {
     }
 }
 
-/// Embeds inputs chunk by chunk, recording only when one chunk holds them all.
+/// Embeds inputs chunk by chunk, recording the first chunks as far as they may be held.
 ///
 /// # Errors
 /// When the tower refuses an input.
 ///
 /// # Panics
-/// When `chunk` is zero.
+/// When the chunks' size is zero.
 pub fn embed_chunks<'a, T: Tower>(
     tower: &'a T,
     inputs: &'a [&'a T::Input],
-    chunk: usize,
+    chunking: Chunking,
 ) -> Result<Embedded<'a, T>, StepError> {
-    if inputs.len() <= chunk && !is_frozen(tower) {
-        let (embeddings, recording) =
-            tower.record(inputs).map_err(|source| StepError { first: 0, source })?;
-        return Ok(Embedded { tower, inputs, chunk, embeddings, recording: Some(recording) });
-    }
+    let chunk = chunking.size;
+    let held = if is_frozen(tower) { 0 } else { chunking.held };
     let mut embeddings = Embeddings::zeros(0, tower.width());
-    let mut first = 0;
+    let (mut recordings, mut first) = (Vec::new(), 0);
     for inputs in inputs.chunks(chunk) {
-        let part = tower.embed(inputs).map_err(|source| StepError { first, source })?;
-        embeddings.append(&part);
+        let part = if first + inputs.len() <= held {
+            tower.record(inputs).map(|(part, recording)| {
+                recordings.push(recording);
+                part
+            })
+        } else {
+            tower.embed(inputs)
+        };
+        embeddings.append(&part.map_err(|source| StepError { first, source })?);
         first += inputs.len();
     }
-    Ok(Embedded { tower, inputs, chunk, embeddings, recording: None })
+    Ok(Embedded { tower, inputs, chunk, embeddings, recordings })
 }
 
 fn is_frozen<T: Tower>(tower: &T) -> bool {
@@ -103,8 +109,8 @@ pub struct Side<'a, T: Tower> {
     pub tower: &'a T,
     /// Its inputs, `[b]`.
     pub inputs: &'a [&'a T::Input],
-    /// How many inputs it records at once.
-    pub chunk: usize,
+    /// How many inputs it takes at once and how many it holds.
+    pub chunking: Chunking,
     /// Where the gradients of its parameters are added.
     pub gradients: &'a mut Gradients,
 }
@@ -136,8 +142,8 @@ pub fn step<Q: Tower, D: Tower>(
     loss: &dyn PairLoss,
     scalars: &[f32],
 ) -> Result<StepOutcome, StepError> {
-    let q = embed_chunks(queries.tower, queries.inputs, queries.chunk)?;
-    let d = embed_chunks(documents.tower, documents.inputs, documents.chunk)?;
+    let q = embed_chunks(queries.tower, queries.inputs, queries.chunking)?;
+    let d = embed_chunks(documents.tower, documents.inputs, documents.chunking)?;
     let pairs = Pairs { queries: q.embeddings(), documents: d.embeddings(), false_negatives };
     let PairOutcome { loss, accuracy, d_queries, d_documents, d_scalars } =
         loss.evaluate(pairs, scalars);

@@ -24,7 +24,7 @@ mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig, LrMultiplier, clip_factor, grad_norm};
 pub use config::{
-    CheckpointConfig, ChunkConfig, LossConfig, PrefetchConfig, ScalarConfig, TrainConfig,
+    CheckpointConfig, ChunkConfig, Chunking, LossConfig, PrefetchConfig, ScalarConfig, TrainConfig,
 };
 pub use error::{
     ConfigError, ConfigFault, PrefetchError, SamplerError, StateError, StateErrorKind, StepError,

@@ -11,7 +11,8 @@ use rand::Rng as _;
 use crate::{
     adamw::{AdamWConfig, LrMultiplier},
     config::{
-        CheckpointConfig, ChunkConfig, LossConfig, PrefetchConfig, ScalarConfig, TrainConfig,
+        CheckpointConfig, ChunkConfig, Chunking, LossConfig, PrefetchConfig, ScalarConfig,
+        TrainConfig,
     },
     losses::Reduction,
     schedule::{Decay, ScheduleConfig},
@@ -238,7 +239,10 @@ pub(crate) fn config() -> TrainConfig {
         seed: Seed(3),
         steps: 20,
         batch: 8,
-        chunks: ChunkConfig { text: 3, image: 8 },
+        chunks: ChunkConfig {
+            text: Chunking { size: 3, held: 6 },
+            image: Chunking { size: 8, held: 0 },
+        },
         schedule: ScheduleConfig {
             peak_lr: 0.02,
             warmup_steps: 4,

@@ -18,7 +18,7 @@ use conjoin_core::{Gradients, Parameter, Seed, Stop, Tower};
 
 use crate::{
     adamw::{AdamW, clip_factor, grad_norm},
-    config::{CheckpointConfig, PrefetchConfig, TrainConfig},
+    config::{CheckpointConfig, Chunking, PrefetchConfig, TrainConfig},
     error::{ConfigError, ConfigFault, StateError, StateErrorKind, TrainError},
     grad_cache::{self, Side, StepOutcome},
     journal::{Journal, StepLog},
@@ -167,8 +167,8 @@ impl<'a, T: Tower> Trained<'a, T> {
         self.optimizer.step(self.tower.parameters_mut(), &self.gradients, lr, gradient_scale);
     }
 
-    fn side<'s>(&'s mut self, inputs: &'s [&'s T::Input], chunk: usize) -> Side<'s, T> {
-        Side { tower: self.tower, inputs, chunk, gradients: &mut self.gradients }
+    fn side<'s>(&'s mut self, inputs: &'s [&'s T::Input], chunking: Chunking) -> Side<'s, T> {
+        Side { tower: self.tower, inputs, chunking, gradients: &mut self.gradients }
     }
 
     fn part(&self) -> Part<'_> {

@@ -207,7 +207,7 @@ steps = {steps}
 batch = 8
 clip_norm = 1.0
 evaluate_every = 2
-chunks = {{ text = 8, image = 8 }}
+chunks = {{ text = {{ size = 8, held = 8 }}, image = {{ size = 4, held = 4 }} }}
 schedule = {{ peak_lr = 0.001, warmup_steps = 2, decay = "cosine", floor = 0.0 }}
 optimizer = {{ betas = [0.9, 0.98], eps = 1e-6, weight_decay = 0.05, lr_multipliers = [] }}
 checkpoint = {{ every_steps = 5 }}

@@ -19,6 +19,15 @@ fn run(
     image: &SmallTower,
     chunks: (usize, usize),
 ) -> Result<(StepOutcome, Gradients, Gradients), StepError> {
+    run_holding(text, image, chunks, B)
+}
+
+fn run_holding(
+    text: &SmallTower,
+    image: &SmallTower,
+    chunks: (usize, usize),
+    held: usize,
+) -> Result<(StepOutcome, Gradients, Gradients), StepError> {
     let (texts, images) = (inputs(5, 1), inputs(7, 2));
     let texts: Vec<_> = texts.iter().collect();
     let images: Vec<_> = images.iter().collect();
@@ -26,8 +35,18 @@ fn run(
     let mut d_image = Gradients::zeros(image.parameters());
     let scalar = LossScalar { name: "log_scale", init: 2.0, min: 0.0, max: 5.0, learned: true };
     let outcome = step(
-        Side { tower: text, inputs: &texts, chunk: chunks.0, gradients: &mut d_text },
-        Side { tower: image, inputs: &images, chunk: chunks.1, gradients: &mut d_image },
+        Side {
+            tower: text,
+            inputs: &texts,
+            chunking: Chunking { size: chunks.0, held },
+            gradients: &mut d_text,
+        },
+        Side {
+            tower: image,
+            inputs: &images,
+            chunking: Chunking { size: chunks.1, held },
+            gradients: &mut d_image,
+        },
         &FalseNegatives::none(),
         &InfoNce::new(Reduction::SymmetricMean, scalar),
         &[2.0],
@@ -44,8 +63,12 @@ fn chunked_agrees_with_whole_also_with_an_uneven_last_chunk() {
     let (text, image) = towers();
     let (whole, d_text, d_image) = run(&text, &image, (B, B)).unwrap();
     assert!(d_text.get(0).iter().any(|g| g.abs() > 1e-3));
-    for chunks in [(1, 1), (4, 3), (B, 5), (10, 100)] {
-        let (outcome, chunked_text, chunked_image) = run(&text, &image, chunks).unwrap();
+    let cases = [(1, 1), (4, 3), (B, 5), (10, 100)];
+    // Nothing held: all chunks twice; 7: the first chunks once; B: all once.
+    let cases = cases.into_iter().flat_map(|chunks| [0, 7, B].map(|held| (chunks, held)));
+    for (chunks, held) in cases {
+        let (outcome, chunked_text, chunked_image) =
+            run_holding(&text, &image, chunks, held).unwrap();
         assert!((outcome.loss - whole.loss).abs() < 1e-6);
         for (found, expected) in chunked_text.iter().zip(d_text.iter()) {
             assert_close(found, expected, 1e-5);
