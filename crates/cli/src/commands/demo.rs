@@ -148,7 +148,7 @@ fn recipe(args: &Demo, stages: &Stages<'_>, photos: &Dataset) -> Result<Recipe> 
     let towers = Towers { text: TextStart::small(), image_size: 128, width: 256, max_tokens: 64 };
     let plan = Plan {
         seed: args.seed,
-        epochs: 24.0,
+        epochs: 16.0,
         batch: 64,
         lr: 1e-3,
         pretrained_lr: 0.3,
