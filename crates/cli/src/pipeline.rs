@@ -22,6 +22,7 @@ use crate::{
     observer::{self, Watcher},
     pairs::{DatasetPairs, Preparation},
     recipe::Recipe,
+    stages::Stages,
     tasks::{self, Bench, Measured},
 };
 
@@ -104,6 +105,27 @@ pub(crate) fn train(
     let model = Model::from_parts(spec, parts).context("the trained model")?;
     model.save(model_folder, manifest)?;
     Ok(())
+}
+
+/// Two stages: `base`, the model training starts from, and `trained`, what the recipe makes of it on
+/// `dataset`. Returns the key of everything that follows from the trained model.
+pub(crate) fn base_and_trained(
+    stages: &mut Stages<'_>,
+    recipe: &Recipe,
+    dataset: &Dataset,
+    trained: &str,
+    (console, stop): (&Console, &Stop),
+) -> Result<(String, String, &'static str)> {
+    let seed = recipe.train.seed;
+    stages.run("base", &(&recipe.start, seed), |path| {
+        recipe.start.build(seed)?.save(path, Manifest::new("", 0))?;
+        Ok(())
+    })?;
+    let run = stages.path("train");
+    let key = (recipe.hash()?, dataset.manifest_hash(), env!("CARGO_PKG_VERSION"));
+    stages
+        .run(trained, &key, |path| train(recipe, &run, path, OtherRun::Restart, (console, stop)))?;
+    Ok(key)
 }
 
 fn freeze(tower: &mut impl conjoin_core::Tower, prefixes: &[String]) {

@@ -251,6 +251,23 @@ impl ImageTower {
     }
 }
 
+impl Recording {
+    /// Ends a recording pass: its embeddings and what the way back needs.
+    fn end(exec: Exec<'_>, output: Tensor) -> (Embeddings, Self) {
+        (rows(&output), Self { tape: exec.into_tape(), output })
+    }
+
+    fn send_back(
+        self,
+        gradient: &Embeddings,
+        parameters: &[Parameter],
+        pool: &Pool,
+        into: &mut Gradients,
+    ) {
+        self.tape.backward(&self.output, gradient.values(), parameters, pool, into);
+    }
+}
+
 fn ignore(_name: &str, _value: &Tensor) {}
 
 fn rows(output: &Tensor) -> Embeddings {
@@ -277,12 +294,11 @@ impl Tower for TextTower {
     fn record(&self, inputs: &[&Vec<u32>]) -> Result<(Embeddings, Recording), TowerError> {
         let exec = Exec::recording(&self.parameters, &self.pool);
         let output = self.forward(&exec, inputs, &mut ignore)?;
-        Ok((rows(&output), Recording { tape: exec.into_tape(), output }))
+        Ok(Recording::end(exec, output))
     }
 
     fn backward(&self, recording: Recording, gradient: &Embeddings, into: &mut Gradients) {
-        let Recording { tape, output } = recording;
-        tape.backward(&output, gradient.values(), &self.parameters, &self.pool, into);
+        recording.send_back(gradient, &self.parameters, &self.pool, into);
     }
 
     fn parameters(&self) -> &[Parameter] {
@@ -317,12 +333,11 @@ impl Tower for ImageTower {
     fn record(&self, inputs: &[&Pixels]) -> Result<(Embeddings, Recording), TowerError> {
         let exec = Exec::recording(&self.parameters, &self.pool);
         let output = self.forward(&exec, inputs, &mut ignore)?;
-        Ok((rows(&output), Recording { tape: exec.into_tape(), output }))
+        Ok(Recording::end(exec, output))
     }
 
     fn backward(&self, recording: Recording, gradient: &Embeddings, into: &mut Gradients) {
-        let Recording { tape, output } = recording;
-        tape.backward(&output, gradient.values(), &self.parameters, &self.pool, into);
+        recording.send_back(gradient, &self.parameters, &self.pool, into);
     }
 
     fn parameters(&self) -> &[Parameter] {

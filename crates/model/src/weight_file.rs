@@ -94,12 +94,6 @@ impl WeightReader<'_> {
         names
     }
 
-    /// Whether there is such a tensor.
-    #[must_use]
-    pub fn has(&self, name: &str) -> bool {
-        self.tensors.tensor(name).is_ok()
-    }
-
     /// A tensor's shape and values.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use conjoin_core::{Manifest, Seed, Stop, hash_file};
+use conjoin_core::{Seed, Stop, hash_file};
 use conjoin_data::{Dataset, Split, curate};
 use conjoin_eval::{Comparison, Gate, GateVerdict, Metric, MetricName, ReportParts};
 use conjoin_model::Model;
@@ -16,7 +16,7 @@ use crate::{
     Outcome,
     args::{Adapt, StartArgs},
     console::{Console, print},
-    pipeline::{self, OtherRun},
+    pipeline,
     recipe::{Plan, Recipe, product_augment},
     stages::Stages,
     start::{Start, TextStart, Towers},
@@ -33,15 +33,9 @@ pub(crate) fn run(args: &Adapt, console: &Console, stop: &Stop) -> Result<Outcom
     let mut stages = Stages::open(&args.out, console, stop)?;
     let dataset = make_dataset(args, &mut stages, console, stop)?;
     let recipe = recipe(args, &stages, &dataset)?;
-    stages.run("base", &(&recipe.start, args.seed), |path| {
-        recipe.start.build(Seed(args.seed))?.save(path, Manifest::new("", 0))?;
-        Ok(())
-    })?;
     let run = stages.path("train");
-    let key = (recipe.hash()?, dataset.manifest_hash(), env!("CARGO_PKG_VERSION"));
-    stages.run("adapted", &key, |path| {
-        pipeline::train(&recipe, &run, path, OtherRun::Restart, (console, stop))
-    })?;
+    let key =
+        pipeline::base_and_trained(&mut stages, &recipe, &dataset, "adapted", (console, stop))?;
     let (base, adapted) = (stages.path("base"), stages.path("adapted"));
     let verdict_file = stages.path(VERDICT_FILE);
     let timings = (stages.timings(), stages.peak_memory_bytes());

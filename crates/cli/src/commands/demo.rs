@@ -5,7 +5,7 @@
 //! trained on: finding photos by a product's name, and finding the product of a photo.
 
 use anyhow::Result;
-use conjoin_core::{Manifest, Seed, Stop, Store, VectorName, hash_bytes};
+use conjoin_core::{Seed, Stop, Store, VectorName, hash_bytes};
 use conjoin_data::{Columns, CurateConfig, Dataset, Split, curate};
 use conjoin_eval::ReportParts;
 use conjoin_model::Model;
@@ -16,7 +16,7 @@ use crate::{
     args::Demo,
     assets,
     console::{Console, print},
-    pipeline::{self, OtherRun},
+    pipeline,
     recipe::{Plan, Recipe, product_augment},
     stages::Stages,
     start::{Start, TextStart, Towers},
@@ -41,15 +41,8 @@ pub(crate) fn run(args: &Demo, console: &Console, stop: &Stop) -> Result<Outcome
     )?;
     let products = dataset(&mut stages, "products", &["products.tar"], args, (console, stop))?;
     let recipe = recipe(args, &stages, &photos)?;
-    stages.run("base", &(&recipe.start, args.seed), |path| {
-        recipe.start.build(Seed(args.seed))?.save(path, Manifest::new("", 0))?;
-        Ok(())
-    })?;
     let run = stages.path("train");
-    let key = (recipe.hash()?, photos.manifest_hash(), env!("CARGO_PKG_VERSION"));
-    stages.run("model", &key, |path| {
-        pipeline::train(&recipe, &run, path, OtherRun::Restart, (console, stop))
-    })?;
+    let key = pipeline::base_and_trained(&mut stages, &recipe, &photos, "model", (console, stop))?;
     let (base, trained) = (stages.path("base"), stages.path("model"));
     let figures_file = stages.path(FIGURES_FILE);
     let timings = (stages.timings(), stages.peak_memory_bytes());
