@@ -2,12 +2,12 @@
 //!
 //! No field has a default: a spec says everything that changes a number.
 
-use conjoin_engine::{Activation, Mask, Pooling};
+use conjoin_engine::{Activation, Mask, Pairing};
 use serde::{Deserialize, Serialize};
 
 use crate::ModelErrorKind;
 
-/// A transformer encoder, from its input to a unit vector.
+/// A transformer encoder, from its input to one vector per sequence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EncoderSpec {
@@ -19,46 +19,174 @@ pub struct EncoderSpec {
     pub width: usize,
     /// Number of layers.
     pub layers: usize,
-    /// Number of attention heads `h`.
-    pub heads: usize,
-    /// Width of the hidden layer of the MLP.
-    pub mlp_width: usize,
-    /// Where the layer norms stand.
-    pub norm: NormPlacement,
-    /// The ε of every layer norm.
-    pub norm_eps: f32,
-    /// The activation of the MLP.
-    pub activation: Activation,
-    /// Which tokens a token sees.
-    pub mask: Mask,
-    /// Whether the output of the last layer is normalised.
-    pub output_norm: bool,
+    /// How tokens look at each other.
+    pub attention: AttentionRule,
+    /// The feed-forward half of a layer.
+    pub mlp: MlpRule,
+    /// The layer norms of the blocks.
+    pub norm: NormRule,
+    /// Whether each half of a layer is multiplied by a learned factor per channel before it is added
+    /// (Touvron et al. 2021).
+    pub layer_scale: bool,
+    /// Where the norm behind the last layer stands.
+    pub output_norm: OutputNorm,
     /// How tokens become one vector.
     pub pooling: Pooling,
-    /// Width `e` of a linear projection without bias behind the pooling, if there is one.
-    pub projection: Option<usize>,
+    /// What comes behind the pooling, in order.
+    pub head: Vec<HeadLayer>,
+    /// Whether the vectors are scaled to unit length. Every embedding tower does; scores do not.
+    pub normalize: bool,
 }
 
 /// What a transformer encoder embeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum EncoderInput {
-    /// Token ids with learned positions.
+    /// Token ids.
     Tokens {
         /// Size of the vocabulary `v`.
         vocabulary: usize,
-        /// Number of learned positions: the longest sequence.
-        positions: usize,
-        /// Number of token types; type 0 is added to every token. Zero: there are none.
+        /// The longest sequence.
+        max_tokens: usize,
+        /// Whether each of the `max_tokens` positions has a learned vector that is added.
+        positions: bool,
+        /// Number of token types; type 0 is added to every token unless told otherwise. Zero: there
+        /// are none.
         types: usize,
     },
-    /// Square patches of a square image behind a class token, with learned positions.
+    /// Square patches of a square image, with learned positions.
     Patches {
         /// Side of the image in pixels.
         image_size: usize,
-        /// Side of a patch in pixels.
+        /// Side of a patch in pixels; pixels behind the last whole patch are not seen.
         patch_size: usize,
+        /// Whether the patch projection has a bias.
+        bias: bool,
+        /// Whether a learned token stands before the patches.
+        class_token: bool,
     },
+}
+
+/// How tokens look at each other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttentionRule {
+    /// Number of heads `h`.
+    pub heads: usize,
+    /// Which of queries, keys and values have a bias.
+    pub qkv_bias: QkvBias,
+    /// Whether the output projection has a bias.
+    pub out_bias: bool,
+    /// Whether the heads' outputs are normalised before the output projection (sub-LN, EVA02).
+    pub inner_norm: bool,
+    /// Which tokens a token sees.
+    pub mask: Mask,
+    /// What is added to the scores for the distance of two tokens.
+    pub score_bias: ScoreBias,
+    /// How queries and keys are turned by their position, if they are.
+    pub rotary: Option<Rotary>,
+    /// Layers that see a window only, if there are any.
+    pub local: Option<Local>,
+}
+
+/// Which of queries, keys and values have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QkvBias {
+    /// All three.
+    All,
+    /// Queries and values (EVA02).
+    QueryValue,
+    /// None of them.
+    None,
+}
+
+/// What is added to the attention scores for the distance of two tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ScoreBias {
+    /// Nothing.
+    None,
+    /// `−m_h · |i − j|` with a fixed slope per head (Press et al. 2022, both directions as in
+    /// JinaBERT).
+    Alibi,
+    /// A learned number per head and bucket of the distance, shared by all layers (Raffel et al.
+    /// 2020; MPNet).
+    Buckets {
+        /// Number of buckets, half of them for each direction.
+        buckets: usize,
+        /// Distances from here on share the last bucket.
+        max_distance: usize,
+    },
+}
+
+/// Rotary positions (Su et al. 2021): pairs of channels of queries and keys are turned.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotary {
+    /// Which channels form a pair.
+    pub pairing: Pairing,
+    /// Base `θ` of the frequencies.
+    pub theta: f32,
+    /// What a token's position is.
+    pub axes: RotaryAxes,
+}
+
+/// What a token's position is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RotaryAxes {
+    /// Its place in the sequence.
+    Sequence,
+    /// Row and column of its patch, half of the channels each; the class token is not turned.
+    Grid {
+        /// The grid's rows and columns are spread over `0..extent`.
+        extent: f32,
+    },
+}
+
+/// Layers that see a window only: all but every `global_every`-th (ModernBERT).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Local {
+    /// Layers 0, `global_every`, 2 · `global_every`, … see everything.
+    pub global_every: usize,
+    /// How many tokens to the left and to the right are seen.
+    pub reach: usize,
+    /// Base `θ` of the rotary frequencies in these layers.
+    pub theta: f32,
+}
+
+/// The feed-forward half of a layer: `down(act(up x))`, or `down(act(gate x) ∘ up x)`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MlpRule {
+    /// Width of the hidden layer.
+    pub width: usize,
+    /// The activation.
+    pub activation: Activation,
+    /// Whether a second projection is multiplied in (Shazeer 2020).
+    pub gated: bool,
+    /// Whether the projections into the hidden layer have a bias.
+    pub up_bias: bool,
+    /// Whether the projection out of it has one.
+    pub down_bias: bool,
+    /// Whether the hidden layer is normalised (sub-LN, EVA02).
+    pub inner_norm: bool,
+}
+
+/// The layer norms of the blocks; `eps` and `bias` hold for all norms of the encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NormRule {
+    /// Where they stand.
+    pub placement: NormPlacement,
+    /// Their ε.
+    pub eps: f32,
+    /// Whether they have a bias.
+    pub bias: bool,
+    /// Whether the first layer's attention has one (ModernBERT's has not).
+    pub first: bool,
 }
 
 /// Where the layer norms of a block stand.
@@ -69,6 +197,68 @@ pub enum NormPlacement {
     Pre,
     /// Behind each residual sum (BERT).
     Post,
+}
+
+/// Where the norm behind the last layer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputNorm {
+    /// There is none.
+    None,
+    /// On every token, before the pooling.
+    Tokens,
+    /// On the pooled vector.
+    Pooled,
+}
+
+/// How the tokens of a sequence become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Pooling {
+    /// The mean of all tokens.
+    Mean,
+    /// The mean of all tokens but the class token.
+    Patches,
+    /// The first token (`[CLS]`, the class token of an image).
+    First,
+    /// The last token.
+    Last,
+    /// The first token with this id (CLIP's end of text).
+    FirstId(u32),
+    /// The first of the tokens with the largest id (CLIP's end of text in old checkpoints).
+    LargestId,
+    /// A learned query looks at all tokens; an MLP with a norm and a residual follows (SigLIP's "MAP
+    /// head", Zhai et al. 2022).
+    Probe {
+        /// Number of heads of the query's attention.
+        heads: usize,
+        /// Width of the MLP's hidden layer.
+        mlp_width: usize,
+        /// Its activation.
+        activation: Activation,
+    },
+}
+
+/// A layer behind the pooling.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HeadLayer {
+    /// A linear layer and an activation.
+    Dense {
+        /// Width of its output.
+        width: usize,
+        /// Whether it has a bias.
+        bias: bool,
+        /// The activation.
+        activation: Activation,
+    },
+    /// A layer norm.
+    Norm {
+        /// Its ε.
+        eps: f32,
+        /// Whether it has a bias.
+        bias: bool,
+    },
 }
 
 /// MobileNet v1: a dense stem, then depthwise-separable blocks, then the mean over pixels.
@@ -178,42 +368,78 @@ impl EncoderSpec {
     /// Width of the embeddings.
     #[must_use]
     pub fn embedding_width(&self) -> usize {
-        self.projection.unwrap_or(self.width)
+        let dense = |layer: &HeadLayer| match layer {
+            HeadLayer::Dense { width, .. } => Some(*width),
+            HeadLayer::Norm { .. } => None,
+        };
+        self.head.iter().rev().find_map(dense).unwrap_or(self.width)
+    }
+
+    /// The most tokens one sequence may have.
+    #[must_use]
+    pub fn max_tokens(&self) -> usize {
+        match self.input {
+            EncoderInput::Tokens { max_tokens, .. } => max_tokens,
+            EncoderInput::Patches { image_size, patch_size, class_token, .. } => {
+                (image_size / patch_size).pow(2) + usize::from(class_token)
+            }
+        }
+    }
+
+    /// Adds a linear layer without bias into a space of another width.
+    #[must_use]
+    pub fn projected(mut self, width: usize) -> Self {
+        self.head.push(HeadLayer::Dense { width, bias: false, activation: Activation::Identity });
+        self
     }
 
     pub(crate) fn check(&self) -> Result<(), ModelErrorKind> {
-        let sizes = [
-            ("width", self.width),
-            ("heads", self.heads),
-            ("mlp_width", self.mlp_width),
-            ("projection", self.projection.unwrap_or(1)),
-        ];
-        for (key, value) in sizes {
-            positive(key, value)?;
+        positive("width", self.width)?;
+        positive("mlp.width", self.mlp.width)?;
+        divisor("attention.heads", self.attention.heads, "width", self.width)?;
+        let channels = self.width / self.attention.heads;
+        if let Some(rotary) = self.attention.rotary {
+            let (key, parts) = match rotary.axes {
+                RotaryAxes::Sequence => ("attention.rotary", 2),
+                RotaryAxes::Grid { .. } => ("attention.rotary.axes", 4),
+            };
+            divisor(key, parts, "head's width", channels)?;
         }
-        if !self.width.is_multiple_of(self.heads) {
-            return Err(ModelErrorKind::Spec {
-                key: "heads",
-                found: self.heads.to_string(),
-                expected: format!("a divisor of the width {}", self.width),
-            });
+        if let Some(local) = self.attention.local {
+            positive("attention.local.global_every", local.global_every)?;
         }
-        match self.input {
-            EncoderInput::Tokens { vocabulary, positions, .. } => {
-                positive("input.vocabulary", vocabulary)?;
-                positive("input.positions", positions)
+        if let ScoreBias::Buckets { buckets, max_distance } = self.attention.score_bias {
+            divisor("attention.score_bias.buckets", 4, "number of buckets", buckets)?;
+            let wide_enough = max_distance.saturating_sub(buckets / 4);
+            positive("attention.score_bias.max_distance", wide_enough)?;
+        }
+        if let Pooling::Probe { heads, mlp_width, .. } = self.pooling {
+            divisor("pooling.heads", heads, "width", self.width)?;
+            positive("pooling.mlp_width", mlp_width)?;
+        }
+        for layer in &self.head {
+            if let HeadLayer::Dense { width, .. } = layer {
+                positive("head.width", *width)?;
             }
-            EncoderInput::Patches { image_size, patch_size } => {
+        }
+        self.check_input()
+    }
+
+    fn check_input(&self) -> Result<(), ModelErrorKind> {
+        let by_id = matches!(self.pooling, Pooling::FirstId(_) | Pooling::LargestId);
+        match self.input {
+            EncoderInput::Tokens { vocabulary, max_tokens, .. } => {
+                positive("input.vocabulary", vocabulary)?;
+                positive("input.max_tokens", max_tokens)
+            }
+            EncoderInput::Patches { .. } if by_id => Err(ModelErrorKind::Spec {
+                key: "pooling",
+                found: format!("{:?}", self.pooling),
+                expected: "a rule that needs no token ids, for patches".to_owned(),
+            }),
+            EncoderInput::Patches { image_size, patch_size, .. } => {
                 positive("input.patch_size", patch_size)?;
-                positive("input.image_size", image_size / patch_size)?;
-                if image_size.is_multiple_of(patch_size) {
-                    return Ok(());
-                }
-                Err(ModelErrorKind::Spec {
-                    key: "input.patch_size",
-                    found: patch_size.to_string(),
-                    expected: format!("a divisor of the image size {image_size}"),
-                })
+                positive("input.image_size", image_size / patch_size)
             }
         }
     }
@@ -228,4 +454,18 @@ fn positive(key: &'static str, value: usize) -> Result<(), ModelErrorKind> {
     }
     let expected = format!("1 to {MAX_SIZE}");
     Err(ModelErrorKind::Spec { key, found: value.to_string(), expected })
+}
+
+fn divisor(
+    key: &'static str,
+    found: usize,
+    what: &str,
+    whole: usize,
+) -> Result<(), ModelErrorKind> {
+    positive(key, found)?;
+    if whole.is_multiple_of(found) {
+        return Ok(());
+    }
+    let expected = format!("a divisor of the {what} {whole}");
+    Err(ModelErrorKind::Spec { key, found: found.to_string(), expected })
 }
