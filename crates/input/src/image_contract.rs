@@ -22,14 +22,14 @@ const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ResizeMode {
-    /// The shorter side becomes `size`, the longer one is cropped on both ends.
+    /// The shorter side becomes `resized`, the longer one is cropped on both ends.
     ShortestCenterCrop {
         /// What happens to an odd number of surplus pixels.
         crop_rounding: CropRounding,
     },
-    /// Both sides become `size`; the aspect ratio is lost.
+    /// Both sides become `resized`; the aspect ratio is lost.
     Squash,
-    /// The longer side becomes `size`, the shorter one is padded on both ends.
+    /// The longer side becomes `resized`, the shorter one is padded on both ends.
     LongestPad {
         /// Colour of the padding, RGB.
         fill: [u8; 3],
@@ -52,6 +52,9 @@ pub enum CropRounding {
 pub struct ImageContract {
     /// Width and height in pixels.
     pub size: usize,
+    /// Side to which a picture is resized, more than `size`, before the middle is kept. None: `size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resized: Option<usize>,
     /// How a picture of any size becomes that square.
     pub resize: ResizeMode,
     /// How values between pixels are found.
@@ -68,7 +71,7 @@ impl ImageContract {
     pub fn clip(size: usize) -> Self {
         let resize = ResizeMode::ShortestCenterCrop { crop_rounding: CropRounding::HalfEven };
         let (mean, std) = CLIP;
-        Self { size, resize, interpolation: Interpolation::Bicubic, mean, std }
+        Self { size, resized: None, resize, interpolation: Interpolation::Bicubic, mean, std }
     }
 
     /// SigLIP and the Inception family: squashed, bicubic, values from -1 to 1.
@@ -76,7 +79,7 @@ impl ImageContract {
     pub fn inception(size: usize) -> Self {
         let (mean, std) = ([0.5; 3], [0.5; 3]);
         let interpolation = Interpolation::Bicubic;
-        Self { size, resize: ResizeMode::Squash, interpolation, mean, std }
+        Self { size, resized: None, resize: ResizeMode::Squash, interpolation, mean, std }
     }
 
     /// ImageNet classifiers of torchvision: shortest side, centre crop, bilinear.
@@ -84,7 +87,7 @@ impl ImageContract {
     pub fn imagenet(size: usize) -> Self {
         let resize = ResizeMode::ShortestCenterCrop { crop_rounding: CropRounding::HalfEven };
         let (mean, std) = IMAGENET;
-        Self { size, resize, interpolation: Interpolation::Bilinear, mean, std }
+        Self { size, resized: None, resize, interpolation: Interpolation::Bilinear, mean, std }
     }
 
     /// Checks the values that the types do not. To be called on every contract read from a file.
@@ -94,6 +97,9 @@ impl ImageContract {
     pub fn check(&self) -> Result<(), ContractError> {
         let fits = (1..=MAX_SIZE).contains(&self.size);
         ContractError::check(fits, "image.size", &self.size, "1 to 4096")?;
+        let resized = self.resized();
+        let covers = (self.size..=MAX_SIZE).contains(&resized);
+        ContractError::check(covers, "image.resized", &resized, "`image.size` to 4096")?;
         for mean in self.mean {
             ContractError::check(mean.is_finite(), "image.mean", &mean, "finite numbers")?;
         }
@@ -104,13 +110,19 @@ impl ImageContract {
         Ok(())
     }
 
+    /// The side to which a picture is resized before its middle is kept.
+    #[must_use]
+    pub fn resized(&self) -> usize {
+        self.resized.unwrap_or(self.size)
+    }
+
     /// Decodes and prepares a picture file.
     ///
     /// # Errors
     /// As [`decode()`].
     ///
     /// # Panics
-    /// When `size` is zero.
+    /// When `size` is zero or above `resized`.
     pub fn read(&self, bytes: &[u8], limits: &ImageLimits) -> Result<Pixels, ImageError> {
         Ok(self.prepare(&decode(bytes, limits)?))
     }
@@ -118,34 +130,37 @@ impl ImageContract {
     /// Resizes, and crops or pads, to `size` x `size`.
     ///
     /// # Panics
-    /// When `size` is zero.
+    /// When `size` is zero or above `resized`.
     #[must_use]
     pub fn prepare(&self, pixels: &Pixels) -> Pixels {
-        let (width, height, size) = (pixels.width(), pixels.height(), self.size);
-        match self.resize {
-            ResizeMode::Squash => {
-                resize(pixels, (size, size), Frame::whole(size, size), self.interpolation)
-            }
+        let (width, height, to) = (pixels.width(), pixels.height(), self.resized());
+        let ((w, h), rounding) = match self.resize {
+            ResizeMode::Squash => ((to, to), CropRounding::HalfEven),
             ResizeMode::ShortestCenterCrop { crop_rounding } => {
                 let short = width.min(height);
-                let (w, h) = (size * width / short, size * height / short);
-                let wanted = Frame {
-                    left: crop_rounding.half(w - size),
-                    top: crop_rounding.half(h - size),
-                    width: size,
-                    height: size,
-                };
-                resize(pixels, (w, h), wanted, self.interpolation)
+                ((to * width / short, to * height / short), crop_rounding)
             }
-            ResizeMode::LongestPad { fill } => {
-                let ratio = width.max(height) as f64 / size as f64;
+            ResizeMode::LongestPad { .. } => {
+                let ratio = width.max(height) as f64 / to as f64;
                 // At least one pixel stays of a very thin picture.
-                let side =
-                    |n: usize| ((n as f64 / ratio).round_ties_even() as usize).clamp(1, size);
-                let (w, h) = (side(width), side(height));
-                resize(pixels, (w, h), Frame::whole(w, h), self.interpolation)
-                    .centred_on(size, fill)
+                let side = |n: usize| ((n as f64 / ratio).round_ties_even() as usize).clamp(1, to);
+                ((side(width), side(height)), CropRounding::HalfEven)
             }
+        };
+        let middle = resize(pixels, (w, h), self.middle(w, h, rounding), self.interpolation);
+        match self.resize {
+            ResizeMode::LongestPad { fill } => middle.centred_on(self.size, fill),
+            ResizeMode::Squash | ResizeMode::ShortestCenterCrop { .. } => middle,
+        }
+    }
+
+    /// The part of a resized picture that is kept: at most `size` on each side.
+    fn middle(&self, width: usize, height: usize, rounding: CropRounding) -> Frame {
+        Frame {
+            left: rounding.half(width.saturating_sub(self.size)),
+            top: rounding.half(height.saturating_sub(self.size)),
+            width: width.min(self.size),
+            height: height.min(self.size),
         }
     }
 

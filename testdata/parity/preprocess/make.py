@@ -8,13 +8,13 @@ Out: inputs/*            small pictures in every kind of encoding
 
 References: Pillow for decoding; torchvision on Pillow images for `half_even` crops, squash and padding
 (the padding arithmetic is open_clip's `ResizeKeepRatio(longest=1)` and `center_crop_or_pad`); the
-Pillow image processor of transformers for `down` crops. Versions are written into decode.json.
+Pillow image processor of transformers for `down` crops; timm for pictures that are resized to more than is kept. Versions are written into decode.json.
 
 Pillow must be older than 13: that version does the vertical pass first where the height shrinks much
 more than the width, which moves up to a quarter of such a picture's bytes by one level (never more). All
 published models were trained with the older order, so that is the one imitated.
 
-Run: python make.py (needs pillow<13, numpy, torch, torchvision, transformers)
+Run: python make.py (needs pillow<13, numpy, torch, torchvision, transformers, timm)
 """
 
 import gzip
@@ -29,8 +29,10 @@ import PIL
 import torch
 import torchvision
 import torchvision.transforms.functional as F
+import timm
 import transformers
 from PIL import Image, ImageOps
+from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision.transforms import InterpolationMode as Mode
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -214,14 +216,27 @@ RULES = {
 prepare_cases = []
 
 
-def prepare(name, rule, size, interpolation):
+def resized_more(image, rule, size, resized, interpolation):
+    """Resizes to `resized`, keeps the middle `size`: timm's `crop_pct` and `crop_mode`."""
+    modes = {"half_even": "center", "squash": "squash", "longest": "border"}
+    values = transforms_imagenet_eval(
+        img_size=size, crop_pct=size / (resized + 0.5), crop_mode=modes[rule], interpolation=interpolation,
+        mean=(5 / 255, 70 / 255, 200 / 255), normalize=False,
+    )(image)
+    return Image.fromarray(values.permute(1, 2, 0).numpy())
+
+
+def prepare(name, rule, size, interpolation, resized=None):
     function, resize = RULES[rule]
-    image = function(decoded[name], size, interpolation)
+    if resized:
+        image = resized_more(decoded[name], rule, size, resized, interpolation)
+    else:
+        image = function(decoded[name], size, interpolation)
     assert image.size == (size, size), (name, rule, size, image.size)
     contract = {
         "size": size, "resize": resize, "interpolation": interpolation,
         "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
-    }
+    } | ({"resized": resized} if resized else {})
     prepare_cases.append({"file": name, "contract": contract, "offset": put(np.asarray(image))})
 
 
@@ -237,6 +252,10 @@ def make_prepared():
     for name in ["margin1", "margin3"]:
         for rule in RULES:
             prepare(f"{name}.png", rule, 64, "bicubic")
+    for name in ["odd", "tall", "wide", "small", "square"]:
+        for rule in ["half_even", "squash", "longest"]:
+            prepare(f"{name}.png", rule, 32, "bicubic", resized=39)
+            prepare(f"{name}.png", rule, 32, "bilinear", resized=36)
     prepare("large.png", "half_even", 224, "bicubic")
     prepare("large.png", "down", 1, "bicubic")
 
@@ -260,6 +279,7 @@ versions = {
     "pillow": PIL.__version__,
     "torchvision": torchvision.__version__.split("+")[0],
     "transformers": transformers.__version__,
+    "timm": timm.__version__,
 }
 
 

@@ -18,7 +18,11 @@ fn contracts(size: usize) -> Vec<ImageContract> {
         ResizeMode::LongestPad { fill: [1, 2, 3] },
     ];
     let with = |resize| ImageContract { resize, ..clip.clone() };
-    resizes.map(with).into_iter().chain([ImageContract::imagenet(size)]).collect()
+    let mut all: Vec<_> = resizes.map(with).into();
+    let larger = |c: &ImageContract| ImageContract { resized: Some(size + 5), ..c.clone() };
+    all.extend(all.iter().map(larger).collect::<Vec<_>>());
+    all.push(ImageContract::imagenet(size));
+    all
 }
 
 #[test]
@@ -39,7 +43,7 @@ fn rounds_crops_by_rule() {
 #[test]
 fn keeps_a_picture_of_the_right_size() {
     let pixels = noise(24, 24);
-    for contract in contracts(24) {
+    for contract in contracts(24).into_iter().filter(|c| c.resized() == 24) {
         assert_eq!(contract.prepare(&pixels), pixels, "{contract:?}");
     }
 }
@@ -87,6 +91,8 @@ fn refuses_values_out_of_range() {
     assert_eq!(good.check(), Ok(()));
     let found = ImageContract { size: 0, ..good.clone() }.check().unwrap_err();
     assert_eq!(found.to_string(), "`image.size` is 0, expected 1 to 4096");
+    let found = ImageContract { resized: Some(223), ..good.clone() }.check().unwrap_err();
+    assert_eq!(found.to_string(), "`image.resized` is 223, expected `image.size` to 4096");
     let found = ImageContract { std: [1.0, 0.0, 1.0], ..good.clone() }.check().unwrap_err();
     assert_eq!(found.to_string(), "`image.std` is 0, expected finite numbers above 0");
     let found = ImageContract { mean: [f32::NAN; 3], ..good }.check().unwrap_err();
