@@ -8,6 +8,7 @@ Out: per case a folder with `checkpoint/` (what `save_pretrained` wrote; `config
        `SiglipTokenizer` on the former, and this script asserts that the latter gives them too.
      - `v2`: SigLIP 2 of fixed resolution: Gemma's BPE on lowercased text, bilinear resize, a text tower that is
        narrower than the image tower.
+     Trained vocabularies may differ from run to run; everything else follows from the seeds.
 How: `two_towers.py`. Texts are padded to exactly `max_position_embeddings` and run without a mask.
 
 Run: python testdata/parity/siglip/make.py
