@@ -38,7 +38,7 @@ pub(crate) fn export(recipe: &Recipe, n_steps: u64, folder: &Path) -> Result<()>
         &dataset,
         Preparation {
             tokenizer,
-            max_tokens: text.max_tokens,
+            text,
             image,
             augment: &recipe.augment,
             title_share: recipe.title_share,

@@ -72,7 +72,7 @@ impl<'a> Watcher<'a> {
                 match known {
                     Some(at) => Vec::push(&mut relevance[at], (row, 1.0)),
                     None => {
-                        let Ok(tokens) = tokenizer.encode(title, text.max_tokens) else { continue };
+                        let Ok(tokens) = text.encode(tokenizer, title) else { continue };
                         groups.push(item.group.clone());
                         titles.push(tokens.ids);
                         relevance.push(vec![(row, 1.0)]);

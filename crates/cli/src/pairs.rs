@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use conjoin_core::{Seed, hash_bytes};
 use conjoin_data::{Dataset, Item, Split};
-use conjoin_input::{Augment, ImageContract, ImageLimits, Pixels, Tokenizer, decode};
+use conjoin_input::{Augment, ImageContract, ImageLimits, Pixels, TextContract, Tokenizer, decode};
 use conjoin_train::{PairBatch, PairSource, Reject};
 use rand::Rng;
 use rayon::prelude::*;
@@ -25,7 +25,7 @@ pub(crate) fn title(item: &Item) -> Option<&str> {
 /// How pairs are prepared.
 pub(crate) struct Preparation<'a> {
     pub tokenizer: &'a Tokenizer,
-    pub max_tokens: usize,
+    pub text: &'a TextContract,
     pub image: &'a ImageContract,
     pub augment: &'a Augment,
     /// Probability of the title alone.
@@ -54,7 +54,7 @@ impl<'a> DatasetPairs<'a> {
         let images = numbered(hashes.map(|image| image.sha256.as_str()));
         let rules = serde_json::json!([
             dataset.manifest_hash(),
-            preparation.max_tokens,
+            preparation.text,
             preparation.image,
             preparation.augment,
             preparation.title_share,
@@ -77,7 +77,7 @@ impl<'a> DatasetPairs<'a> {
             Some(title) => title.to_owned(),
             None => joined_text(item).unwrap_or_default(),
         };
-        let tokens = preparation.tokenizer.encode(&text, preparation.max_tokens);
+        let tokens = preparation.text.encode(preparation.tokenizer, &text);
         Ok((tokens.map_err(|e| reject(&e))?.ids, pixels))
     }
 }

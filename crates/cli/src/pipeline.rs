@@ -66,7 +66,7 @@ pub(crate) fn train(
         &dataset,
         Preparation {
             tokenizer,
-            max_tokens: text_rules.max_tokens,
+            text: text_rules,
             image: image_rules,
             augment: &recipe.augment,
             title_share: recipe.title_share,

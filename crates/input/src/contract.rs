@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContractError, ImageContract};
+use crate::{ContractError, ImageContract, Tokenizer, TokenizerError, Tokens};
 
 /// What a model expects of a text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ use crate::{ContractError, ImageContract};
 pub struct TextContract {
     /// The most tokens a text is read to, special tokens included.
     pub max_tokens: usize,
+    /// Whether shorter texts are filled up to `max_tokens` with the tokenizer's pad token, which the
+    /// model reads like any other (SigLIP).
+    pub padded: bool,
     /// What stands before a text of a task (`query` -> `"query: "`). Tasks that are missing here
     /// take the text as it is.
     pub prompts: BTreeMap<String, String>,
@@ -26,6 +29,18 @@ impl TextContract {
     pub fn prompted(&self, task: &str, text: &str) -> String {
         let prompt = self.prompts.get(task).map_or("", String::as_str);
         format!("{prompt}{text}")
+    }
+
+    /// The ids of a text by these rules.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Tokens, TokenizerError> {
+        let mut tokens = tokenizer.encode(text, self.max_tokens)?;
+        if self.padded {
+            tokens.ids.resize(self.max_tokens, tokenizer.pad_id());
+        }
+        Ok(tokens)
     }
 }
 

@@ -142,7 +142,7 @@ impl Model {
         else {
             return Err(EmbedError::NoTower(Modality::Text));
         };
-        tokenizer.encode(text, contract.max_tokens).map_err(|e| unreadable(Modality::Text, e))
+        contract.encode(tokenizer, text).map_err(|e| unreadable(Modality::Text, e))
     }
 
     fn prepare(&self, bytes: &[u8]) -> Result<Pixels, EmbedError> {

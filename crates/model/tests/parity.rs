@@ -361,7 +361,11 @@ fn a_checkpoint_gives_back_the_same_model() {
 
 fn model_of(text: TextTower, spec: conjoin_model::EncoderSpec, vocab: &[u8]) -> Model {
     let contract = conjoin_input::InputContract {
-        text: Some(conjoin_input::TextContract { max_tokens: 8, prompts: BTreeMap::new() }),
+        text: Some(conjoin_input::TextContract {
+            max_tokens: 8,
+            padded: false,
+            prompts: BTreeMap::new(),
+        }),
         image: None,
     };
     let spec = conjoin_model::ModelSpec {

@@ -3,7 +3,7 @@
 use super::*;
 
 const STORED: &str = r#"{
-    "text": {"max_tokens": 77, "prompts": {"query": "query: "}},
+    "text": {"max_tokens": 77, "padded": false, "prompts": {"query": "query: "}},
     "image": {
         "size": 64,
         "resize": {"shortest_center_crop": {"crop_rounding": "half_even"}},
@@ -21,6 +21,7 @@ fn stored() -> InputContract {
 fn opens_v1_contract() {
     let text = TextContract {
         max_tokens: 77,
+        padded: false,
         prompts: [("query".to_owned(), "query: ".to_owned())].into(),
     };
     let expected = InputContract { text: Some(text), image: Some(ImageContract::clip(64)) };
@@ -61,4 +62,18 @@ fn prompts_only_known_tasks() {
     let text = stored().text.unwrap();
     assert_eq!(text.prompted("query", "red shoe"), "query: red shoe");
     assert_eq!(text.prompted("document", "red shoe"), "red shoe");
+}
+
+#[test]
+fn pads_where_the_model_reads_its_padding() {
+    let vocab = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nred\nshoe\n";
+    let tokenizer = Tokenizer::from_wordpiece(vocab).unwrap();
+    let mut text = stored().text.unwrap();
+    text.max_tokens = 5;
+    let ids = |text: &TextContract, input| text.encode(&tokenizer, input).unwrap();
+    assert_eq!(ids(&text, "red").ids, [2, 5, 3]);
+    text.padded = true;
+    assert_eq!(ids(&text, "red"), Tokens { ids: vec![2, 5, 3, 0, 0], total: 3 });
+    let long = ids(&text, "red shoe red shoe");
+    assert_eq!(long, Tokens { ids: vec![2, 5, 6, 5, 3], total: 6 });
 }

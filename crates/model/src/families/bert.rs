@@ -181,7 +181,7 @@ fn build(folder: &Path, pooling: Pooling) -> Result<Model, ModelErrorKind> {
         usize::try_from(n).unwrap_or(usize::MAX).min(text.max_tokens())
     });
     let contract = InputContract {
-        text: Some(TextContract { max_tokens, prompts: BTreeMap::new() }),
+        text: Some(TextContract { max_tokens, padded: false, prompts: BTreeMap::new() }),
         image: None,
     };
     let identity = format!("{}{}{max_tokens}", weights.hash(), hash_bytes(&json));
