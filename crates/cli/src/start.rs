@@ -7,11 +7,12 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use conjoin_core::{Seed, Tower};
-use conjoin_engine::{Activation, Mask, Pooling};
+use conjoin_engine::{Activation, Mask};
 use conjoin_input::{InputContract, TextContract, Tokenizer};
 use conjoin_model::{
-    Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, MobileNetSpec, Model, ModelParts,
-    ModelSpec, NameMap, NormPlacement, TextTower, WeightFile, families::mobilenet,
+    AttentionRule, Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, MlpRule, MobileNetSpec,
+    Model, ModelParts, ModelSpec, NameMap, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias,
+    ScoreBias, TextTower, Weights, families::mobilenet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +99,7 @@ impl Towers {
             image: Some(image.spec()),
             contract: InputContract { text: Some(text_contract), image: Some(image_contract) },
             log_scale: (1.0_f32 / 0.07).ln(),
+            score_bias: 0.0,
             card: Card {
                 name: "start".to_owned(),
                 licence,
@@ -114,9 +116,9 @@ impl Towers {
         seed: Seed,
     ) -> Result<ImageTower> {
         let spec = MobileNetSpec::v1(0.75, self.image_size, Some(self.width));
-        let file = WeightFile::from_bytes(assets::MOBILENET)?;
+        let file = Weights::from_bytes(assets::MOBILENET)?;
         let names = mobilenet::names(spec.blocks.len());
-        let map = NameMap::read(&file.reader()?, &names, &mobilenet::IGNORED)?;
+        let map = NameMap::read(&file, &names, &mobilenet::IGNORED)?;
         Ok(ImageTower::build(&ImageSpec::MobileNet(spec), contract, &map, seed)?)
     }
 
@@ -133,7 +135,7 @@ impl Towers {
                 let (Some(old), Some(tokenizer)) = (parts.text, parts.tokenizer) else {
                     bail!("`{}` has no text tower", folder.display());
                 };
-                let with_head = EncoderSpec { projection: Some(self.width), ..old.spec().clone() };
+                let with_head = old.spec().clone().projected(self.width);
                 let map = NameMap::from_parameters(old.parameters());
                 Ok((TextTower::build(&with_head, &map, seed)?, tokenizer, spec.card.name))
             }
@@ -147,24 +149,41 @@ impl Towers {
         layers: usize,
         heads: usize,
     ) -> EncoderSpec {
-        EncoderSpec {
+        let spec = EncoderSpec {
             input: EncoderInput::Tokens {
                 vocabulary: tokenizer.vocabulary_size(),
-                positions: self.max_tokens,
+                max_tokens: self.max_tokens,
+                positions: true,
                 types: 0,
             },
             input_norm: false,
             width,
             layers,
-            heads,
-            mlp_width: 4 * width,
-            norm: NormPlacement::Pre,
-            norm_eps: 1e-5,
-            activation: Activation::Gelu,
-            mask: Mask::Bidirectional,
-            output_norm: true,
+            attention: AttentionRule {
+                heads,
+                qkv_bias: QkvBias::All,
+                out_bias: true,
+                inner_norm: false,
+                mask: Mask::Bidirectional,
+                score_bias: ScoreBias::None,
+                rotary: None,
+                local: None,
+            },
+            mlp: MlpRule {
+                width: 4 * width,
+                activation: Activation::Gelu,
+                gated: false,
+                up_bias: true,
+                down_bias: true,
+                inner_norm: false,
+            },
+            norm: NormRule { placement: NormPlacement::Pre, eps: 1e-5, bias: true, first: true },
+            layer_scale: false,
+            output_norm: OutputNorm::Tokens,
             pooling: Pooling::Mean,
-            projection: Some(self.width),
-        }
+            head: Vec::new(),
+            normalize: true,
+        };
+        spec.projected(self.width)
     }
 }

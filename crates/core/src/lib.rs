@@ -14,6 +14,7 @@ mod progress;
 mod seed;
 mod store;
 mod tower;
+mod values;
 
 pub use artifact::{
     Artifact, ArtifactError, ArtifactErrorKind, ArtifactWriter, MANIFEST_FILE, Manifest,
@@ -27,3 +28,4 @@ pub use progress::{Interrupted, Progress, Silent, Stop};
 pub use seed::{Rng, Seed};
 pub use store::{Hit, Leg, Mix, SearchError, SearchRequest, Store, VectorName};
 pub use tower::{Tower, TowerError};
+pub use values::{Lender, Values};

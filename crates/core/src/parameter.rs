@@ -1,5 +1,7 @@
 //! The trainable numbers of a model, by name, and their gradients.
 
+use crate::Values;
+
 /// One named tensor of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {
@@ -8,7 +10,7 @@ pub struct Parameter {
     /// The shape; `value` holds its product, row-major.
     pub shape: Vec<usize>,
     /// The numbers.
-    pub value: Vec<f32>,
+    pub value: Values,
     /// Whether weight decay applies: false for biases, norms, embeddings of positions and classes.
     pub decay: bool,
     /// Whether training leaves it alone; it then has no gradient and no optimiser state.

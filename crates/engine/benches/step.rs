@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Instant};
 
 use conjoin_core::{Gradients, Parameter, Seed};
 use conjoin_engine::{
-    Activation, AttentionSpec, Exec, ImageShape, LinearParams, Mask, MatMut, MatRef, ParamId, Pool,
-    Tensor, matmul,
+    Activation, AttentionSpec, Bias, Exec, ImageShape, LinearParams, Mask, MatMut, MatRef, ParamId,
+    Pool, Tensor, matmul,
 };
 use rand::Rng as _;
 
@@ -154,7 +154,11 @@ fn operation(
 fn depthwise((side, c, stride, count): (usize, usize, usize, usize)) -> f64 {
     let shape = ImageShape { batch: 64, height: side, width: side };
     let parameters = [parameter(9 * c), parameter(c), parameter(c)];
-    let p = LinearParams { weight: ParamId(0), scale: Some(ParamId(1)), bias: Some(ParamId(2)) };
+    let p = LinearParams {
+        weight: ParamId(0),
+        scale: Some(ParamId(1)),
+        bias: Some(Bias::All(ParamId(2))),
+    };
     let flop = (shape.strided(stride).rows() * c * 18) as f64;
     let name = format!("depthwise {side}x{side}x{c}/{stride}");
     operation(&name, (shape.rows(), c, count), (&parameters, flop), |exec, x| {
@@ -164,7 +168,7 @@ fn depthwise((side, c, stride, count): (usize, usize, usize, usize)) -> f64 {
 
 fn attention(t: usize) -> f64 {
     let offsets: Arc<[usize]> = (0..=64).map(|i| i * t).collect();
-    let spec = AttentionSpec { heads: 4, mask: Mask::Bidirectional };
+    let spec = AttentionSpec::plain(4, Mask::Bidirectional);
     let flop = (64 * 4 * t * t * 64 * 4) as f64;
     let name = format!("attention 64x{t}x256");
     operation(&name, (64 * t, 768, 1), (&[], flop), |exec, x| exec.attention(x, &offsets, spec))
@@ -172,7 +176,7 @@ fn attention(t: usize) -> f64 {
 
 fn linear(activation: Activation, (m, k, n): (usize, usize, usize)) -> f64 {
     let parameters = [parameter(n * k), parameter(n)];
-    let p = LinearParams { weight: ParamId(0), scale: None, bias: Some(ParamId(1)) };
+    let p = LinearParams { weight: ParamId(0), scale: None, bias: Some(Bias::All(ParamId(1))) };
     let name = format!("linear {m}x{k}->{n} {activation:?}");
     operation(&name, (m, k, 1), (&parameters, 2.0 * (m * n * k) as f64), |exec, x| {
         exec.linear(x, p, activation)

@@ -23,11 +23,11 @@ pub use exec::{Exec, ParamId};
 pub use gemm::{MatMut, MatRef, matmul};
 pub use math::Activation;
 pub use ops::{
-    attention::{AttentionSpec, Mask},
+    attention::{AttentionSpec, DistanceBias, Mask},
     convolution::ImageShape,
-    embedding::TokenTables,
-    linear::LinearParams,
-    pool::Pooling,
+    embedding::{TokenBatch, TokenTables},
+    linear::{Bias, LinearParams},
+    rotary::{Pairing, RotaryTable},
 };
 pub use simd::vectorize;
 pub use tape::Tape;

@@ -15,6 +15,12 @@ pub enum Activation {
     Identity,
     /// `min(max(z, 0), 6)`
     Relu6,
+    /// `max(z, 0)`
+    Relu,
+    /// `tanh(z)`
+    Tanh,
+    /// `z · σ(z)`
+    Silu,
     /// `z · Φ(z)`, the exact form (Hendrycks & Gimpel 2016).
     Gelu,
     /// The tanh approximation of GELU.
@@ -27,8 +33,8 @@ impl Activation {
     /// Whether the derivative can be told from the output alone, so that `z` need not be kept.
     pub(crate) fn derivative_from_output(self) -> bool {
         match self {
-            Self::Identity | Self::Relu6 => true,
-            Self::Gelu | Self::GeluTanh | Self::QuickGelu => false,
+            Self::Identity | Self::Relu6 | Self::Relu | Self::Tanh => true,
+            Self::Silu | Self::Gelu | Self::GeluTanh | Self::QuickGelu => false,
         }
     }
 
@@ -38,6 +44,9 @@ impl Activation {
         match self {
             Self::Identity => {}
             Self::Relu6 => z.iter_mut().for_each(|z| *z = relu6(*z)),
+            Self::Relu => z.iter_mut().for_each(|z| *z = if *z > 0.0 { *z } else { 0.0 }),
+            Self::Tanh => z.iter_mut().for_each(|z| *z = tanh(*z)),
+            Self::Silu => z.iter_mut().for_each(|z| *z *= sigmoid(*z)),
             Self::Gelu => z.iter_mut().for_each(|z| *z *= normal_cdf(*z)),
             Self::GeluTanh => z.iter_mut().for_each(|z| *z *= gelu_tanh_gate(*z)),
             Self::QuickGelu => z.iter_mut().for_each(|z| *z *= sigmoid(1.702 * *z)),
@@ -54,6 +63,12 @@ impl Activation {
             Self::Relu6 => {
                 pairs.for_each(|(g, y)| *g = if *y > 0.0 && *y < 6.0 { *g } else { 0.0 })
             }
+            Self::Relu => pairs.for_each(|(g, y)| *g = if *y > 0.0 { *g } else { 0.0 }),
+            Self::Tanh => pairs.for_each(|(g, y)| *g *= 1.0 - y * y),
+            Self::Silu => pairs.for_each(|(g, z)| {
+                let s = sigmoid(*z);
+                *g *= s + *z * s * (1.0 - s);
+            }),
             Self::Gelu => pairs.for_each(|(g, z)| *g *= gelu_derivative(*z)),
             Self::GeluTanh => pairs.for_each(|(g, z)| *g *= gelu_tanh_derivative(*z)),
             Self::QuickGelu => pairs.for_each(|(g, z)| {
@@ -95,6 +110,12 @@ pub(crate) fn exp(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
+}
+
+/// `2 σ(2x) − 1`, absolute error below 2e-7.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    2.0 * sigmoid(2.0 * x) - 1.0
 }
 
 /// The normal distribution function Φ, absolute error below 2e-7.
@@ -172,9 +193,23 @@ mod tests {
     }
 
     #[test]
+    fn tanh_and_silu_agree_with_f64() {
+        for i in -2000..=2000 {
+            let x = i as f32 * 0.01;
+            let mut y = [x];
+            Activation::Tanh.apply(&mut y);
+            assert!((f64::from(y[0]) - f64::from(x).tanh()).abs() < 3e-7, "tanh({x})");
+            let mut y = [x];
+            Activation::Silu.apply(&mut y);
+            let expected = f64::from(x) / (1.0 + (-f64::from(x)).exp());
+            assert!((f64::from(y[0]) - expected).abs() < 4e-7 * (1.0 + expected.abs()), "{x}");
+        }
+    }
+
+    #[test]
     fn derivatives_agree_with_finite_differences() {
-        use Activation::{Gelu, GeluTanh, Identity, QuickGelu, Relu6};
-        for activation in [Identity, Relu6, Gelu, GeluTanh, QuickGelu] {
+        use Activation::{Gelu, GeluTanh, Identity, QuickGelu, Relu, Relu6, Silu, Tanh};
+        for activation in [Identity, Relu6, Relu, Tanh, Silu, Gelu, GeluTanh, QuickGelu] {
             for i in -40..=70 {
                 let x = i as f32 * 0.1 + 0.033;
                 let at = |x: f32| {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use conjoin_core::{Gradients, Parameter, Seed};
 use conjoin_engine::{
-    Activation, AttentionSpec, Exec, ImageShape, LinearParams, Mask, ParamId, Pool, Pooling,
-    Tensor, TokenTables,
+    Activation, AttentionSpec, Bias, DistanceBias, Exec, ImageShape, LinearParams, Mask, Pairing,
+    ParamId, Pool, RotaryTable, Tensor, TokenBatch, TokenTables,
 };
 use rand::Rng;
 
@@ -112,6 +112,9 @@ fn activate(activation: Activation, z: f64) -> f64 {
             0.5 * z * (1.0 + u.tanh())
         }
         Activation::QuickGelu => z * sigmoid(1.702 * z),
+        Activation::Relu => z.max(0.0),
+        Activation::Tanh => z.tanh(),
+        Activation::Silu => z * sigmoid(z),
     }
 }
 
@@ -146,12 +149,15 @@ fn linear(
     y
 }
 
-const ALL: [Activation; 5] = [
+const ALL: [Activation; 8] = [
     Activation::Identity,
     Activation::Relu6,
     Activation::Gelu,
     Activation::GeluTanh,
     Activation::QuickGelu,
+    Activation::Relu,
+    Activation::Tanh,
+    Activation::Silu,
 ];
 
 #[test]
@@ -159,8 +165,11 @@ fn grad_linear() {
     let (m, k, n) = (5, 7, 6);
     for activation in ALL {
         let values = vec![random(m * k, 1), random(n * k, 2), random(n, 3), random(n, 4)];
-        let p =
-            LinearParams { weight: ParamId(1), scale: Some(ParamId(2)), bias: Some(ParamId(3)) };
+        let p = LinearParams {
+            weight: ParamId(1),
+            scale: Some(ParamId(2)),
+            bias: Some(Bias::All(ParamId(3))),
+        };
         check(
             values.clone(),
             (m, k),
@@ -206,7 +215,7 @@ fn grad_layer_norm() {
                     })
                     .collect()
             },
-            &|exec, x| exec.layer_norm(x, ParamId(1), ParamId(2), 1e-5),
+            &|exec, x| exec.layer_norm(x, ParamId(1), Some(ParamId(2)), 1e-5),
         );
     }
 }
@@ -237,130 +246,335 @@ fn normalizing_a_zero_row_stays_finite() {
 }
 
 #[test]
-fn grad_pool_sequences() {
-    let offsets: Arc<[usize]> = Arc::new([0, 1, 4, 9]);
+fn grad_pooling() {
     let d = 5;
-    for pooling in [Pooling::Mean, Pooling::First, Pooling::Last] {
-        let plain = |p: &[Vec<f64>]| -> Vec<f64> {
-            let x = transpose(&p[0], d);
-            let pool = |s: &[usize]| -> Vec<f64> {
-                let (start, end) = match pooling {
-                    Pooling::Mean => (s[0], s[1]),
-                    Pooling::First => (s[0], s[0] + 1),
-                    Pooling::Last => (s[1] - 1, s[1]),
-                };
-                let mean = |j: usize| (start..end).map(|i| x[i * d + j]).sum::<f64>();
-                (0..d).map(|j| mean(j) / (end - start) as f64).collect()
-            };
-            offsets.windows(2).flat_map(pool).collect()
+    let spans: Arc<[std::ops::Range<usize>]> = Arc::new([0..1, 2..4, 3..9]);
+    let mean = |p: &[Vec<f64>]| -> Vec<f64> {
+        let x = transpose(&p[0], d);
+        let mean = |s: &std::ops::Range<usize>, j: usize| {
+            s.clone().map(|i| x[i * d + j]).sum::<f64>() / s.len() as f64
         };
-        check(vec![random(9 * d, 1)], (9, d), &plain, &|exec, x| {
-            exec.pool_sequences(x, &offsets, pooling)
+        spans.iter().flat_map(|s| (0..d).map(|j| mean(s, j)).collect::<Vec<_>>()).collect()
+    };
+    check(vec![random(9 * d, 1)], (9, d), &mean, &|exec, x| exec.mean_rows(x, &spans));
+    let rows: Arc<[usize]> = Arc::new([4, 0, 4]);
+    let pick = |p: &[Vec<f64>]| -> Vec<f64> {
+        let x = transpose(&p[0], d);
+        rows.iter().flat_map(|row| x[row * d..(row + 1) * d].to_vec()).collect()
+    };
+    check(vec![random(9 * d, 1)], (9, d), &pick, &|exec, x| exec.pick_rows(x, &rows));
+}
+
+#[test]
+fn grad_gate_and_scale_columns() {
+    let (m, n) = (3, 7);
+    for activation in ALL {
+        let gated = |p: &[Vec<f64>]| -> Vec<f64> {
+            let x = transpose(&p[0], 2 * n);
+            let rows = x.chunks(2 * n);
+            rows.flat_map(|r| (0..n).map(|j| activate(activation, r[j]) * r[n + j])).collect()
+        };
+        let x = vec![random(m * 2 * n, 1)];
+        check(x, (m, 2 * n), &gated, &|exec, x| exec.gate(x, activation));
+    }
+    check(
+        vec![random(m * n, 1), random(n, 2)],
+        (m, n),
+        &|p| transpose(&p[0], n).iter().enumerate().map(|(i, x)| x * p[1][i % n]).collect(),
+        &|exec, x| exec.scale_columns(x, ParamId(1)),
+    );
+}
+
+#[test]
+fn grad_linear_with_a_bias_on_the_outer_thirds() {
+    let (m, k, n) = (4, 5, 9);
+    let p = LinearParams { weight: ParamId(1), scale: None, bias: Some(Bias::Outer(ParamId(2))) };
+    check(
+        vec![random(m * k, 1), random(n * k, 2), random(2 * n / 3, 3)],
+        (m, k),
+        &|p| {
+            let bias = [&p[2][..3], &[0.0; 3], &p[2][3..]].concat();
+            linear(&transpose(&p[0], k), &p[1], None, Some(&bias), (m, k), Activation::Identity)
+        },
+        &|exec, x| exec.linear(x, p, Activation::Identity),
+    );
+}
+
+#[test]
+fn grad_layer_norm_without_bias() {
+    let (m, d) = (4, 19);
+    check(
+        vec![random(m * d, 1), random(d, 2)],
+        (m, d),
+        &|p| {
+            let x = transpose(&p[0], d);
+            let norm = |x: &[f64]| {
+                let mean = x.iter().sum::<f64>() / d as f64;
+                let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
+                let r = 1.0 / (variance + 1e-6).sqrt();
+                x.iter().zip(&p[1]).map(|(x, g)| (x - mean) * r * g).collect::<Vec<_>>()
+            };
+            x.chunks(d).flat_map(norm).collect()
+        },
+        &|exec, x| exec.layer_norm(x, ParamId(1), None, 1e-6),
+    );
+}
+
+#[test]
+fn grad_rotate() {
+    let offsets: Arc<[usize]> = Arc::new([0, 2, 7]);
+    let (heads, c) = (3, 6);
+    let d = heads * c;
+    for pairing in [Pairing::Halves, Pairing::Neighbours] {
+        let table = Arc::new(RotaryTable::sequence(5, c / 2, 100.0, pairing));
+        let plain = |p: &[Vec<f64>]| -> Vec<f64> {
+            let x = transpose(&p[0], 3 * d);
+            let mut y = x.clone();
+            let places = offsets.windows(2).flat_map(|s| 0..s[1] - s[0]);
+            for (token, position) in places.enumerate() {
+                for head in 0..2 * heads {
+                    for pair in 0..c / 2 {
+                        let angle = position as f64 * 100_f64.powf(-2.0 * pair as f64 / c as f64);
+                        let (i, j) = match pairing {
+                            Pairing::Halves => (pair, pair + c / 2),
+                            Pairing::Neighbours => (2 * pair, 2 * pair + 1),
+                        };
+                        let at = token * 3 * d + head * c;
+                        let (a, b) = (x[at + i], x[at + j]);
+                        y[at + i] = a * angle.cos() - b * angle.sin();
+                        y[at + j] = b * angle.cos() + a * angle.sin();
+                    }
+                }
+            }
+            y
+        };
+        check(vec![random(7 * 3 * d, 1)], (7, 3 * d), &plain, &|exec, x| {
+            exec.rotate(x, &offsets, &table)
         });
     }
 }
 
+#[test]
+fn grad_probe() {
+    let offsets: Arc<[usize]> = Arc::new([0, 1, 6]);
+    let (heads, c) = (2, 5);
+    let d = heads * c;
+    let plain = |p: &[Vec<f64>]| -> Vec<f64> {
+        let kv = transpose(&p[0], 2 * d);
+        let mut y = Vec::new();
+        for s in offsets.windows(2) {
+            for head in 0..heads {
+                let score = |t: usize| {
+                    let dot: f64 =
+                        (0..c).map(|x| p[1][head * c + x] * kv[t * 2 * d + head * c + x]).sum();
+                    (dot / (c as f64).sqrt()).exp()
+                };
+                let total: f64 = (s[0]..s[1]).map(score).sum();
+                let value = |t: usize, x: usize| kv[t * 2 * d + d + head * c + x];
+                y.extend(
+                    (0..c)
+                        .map(|x| (s[0]..s[1]).map(|t| score(t) / total * value(t, x)).sum::<f64>()),
+                );
+            }
+        }
+        y
+    };
+    check(vec![random(6 * 2 * d, 1), random(d, 2)], (6, 2 * d), &plain, &|exec, x| {
+        exec.probe(&exec.parameter(ParamId(1), 1), x, &offsets, heads)
+    });
+}
+
 /// Plain attention of one sequence and head; `q`, `k`, `v` as closures of (token, channel).
-fn attend(t: usize, c: usize, mask: Mask, at: impl Fn(usize, usize, usize) -> f64) -> Vec<f64> {
+/// `bias`: (query, key) to what is added to their score.
+fn attend(
+    (t, c): (usize, usize),
+    (mask, reach): (Mask, usize),
+    bias: impl Fn(usize, usize) -> f64,
+    at: impl Fn(usize, usize, usize) -> f64,
+) -> Vec<f64> {
     let mut out = vec![0.0; t * c];
     for i in 0..t {
-        let seen = match mask {
-            Mask::Bidirectional => t,
-            Mask::Causal => i + 1,
-        };
-        let scores: Vec<f64> = (0..seen)
-            .map(|j| (0..c).map(|x| at(0, i, x) * at(1, j, x)).sum::<f64>() / (c as f64).sqrt())
-            .collect();
-        let total: f64 = scores.iter().map(|s| s.exp()).sum();
-        for (j, s) in scores.iter().enumerate() {
+        let sees = |j: &usize| j.abs_diff(i) <= reach && (mask == Mask::Bidirectional || *j <= i);
+        let dot = |j: usize| (0..c).map(|x| at(0, i, x) * at(1, j, x)).sum::<f64>();
+        let scores: Vec<(usize, f64)> =
+            (0..t).filter(sees).map(|j| (j, dot(j) / (c as f64).sqrt() + bias(i, j))).collect();
+        let total: f64 = scores.iter().map(|(_, s)| s.exp()).sum();
+        for (j, s) in &scores {
             for x in 0..c {
-                out[i * c + x] += s.exp() / total * at(2, j, x);
+                out[i * c + x] += s.exp() / total * at(2, *j, x);
             }
         }
     }
     out
 }
 
-#[test]
-fn grad_attention() {
-    // (offsets, heads, width per head): odd sizes, one token, and blocks wider than a register tile.
-    let cases: [(&[usize], usize, usize); 3] =
-        [(&[0, 1, 4, 9], 2, 3), (&[0, 5], 1, 8), (&[0, 37, 40], 2, 10)];
-    for (offsets, heads, c) in cases {
-        for mask in [Mask::Bidirectional, Mask::Causal] {
-            let offsets: Arc<[usize]> = offsets.into();
-            let (tokens, d) = (offsets[offsets.len() - 1], heads * c);
-            let plain = |p: &[Vec<f64>]| -> Vec<f64> {
-                let qkv = transpose(&p[0], 3 * d);
-                let mut out = vec![0.0; tokens * d];
-                for s in offsets.windows(2) {
-                    for head in 0..heads {
-                        let value = attend(s[1] - s[0], c, mask, |block, token, x| {
-                            qkv[(s[0] + token) * 3 * d + block * d + head * c + x]
-                        });
-                        for (i, v) in value.iter().enumerate() {
-                            out[(s[0] + i / c) * d + head * c + i % c] = *v;
-                        }
-                    }
-                }
-                out
-            };
-            check(vec![random(tokens * 3 * d, 1)], (tokens, 3 * d), &plain, &|exec, x| {
-                exec.attention(x, &offsets, AttentionSpec { heads, mask })
-            });
-        }
+/// What is added to the scores in a test of attention.
+#[derive(Clone, Copy, PartialEq)]
+enum Added {
+    Nothing,
+    Alibi,
+    Buckets,
+}
+
+/// The bucket of `j − i`: three of them.
+fn bucket(i: usize, j: usize) -> usize {
+    match j as isize - i as isize {
+        ..=-2 => 0,
+        -1..=3 => 1,
+        _ => 2,
     }
 }
 
 #[test]
+fn grad_attention() {
+    // (offsets, heads, width per head): odd sizes, one token, and blocks wider than a register tile.
+    let cases: [(&[usize], usize, usize); 3] =
+        [(&[0, 1, 4, 9], 2, 3), (&[0, 5], 1, 8), (&[0, 18, 20], 1, 10)];
+    for (offsets, heads, c) in cases {
+        for mask in [Mask::Bidirectional, Mask::Causal] {
+            for (reach, added) in [
+                (None, Added::Nothing),
+                (Some(2), Added::Nothing),
+                (None, Added::Alibi),
+                (Some(3), Added::Buckets),
+                (None, Added::Buckets),
+            ] {
+                // Finite differences of the longest case are slow.
+                if offsets.len() == 3 && added == Added::Alibi {
+                    continue;
+                }
+                check_attention(offsets, (heads, c), (mask, reach), added);
+            }
+        }
+    }
+}
+
+fn check_attention(
+    offsets: &[usize],
+    (heads, c): (usize, usize),
+    (mask, reach): (Mask, Option<usize>),
+    added: Added,
+) {
+    let offsets: Arc<[usize]> = offsets.into();
+    let (tokens, d) = (offsets[offsets.len() - 1], heads * c);
+    let slope = |head: usize| 0.5 / (head + 1) as f32;
+    let bias = match added {
+        Added::Nothing => None,
+        Added::Alibi => Some(DistanceBias::Alibi((0..heads).map(slope).collect())),
+        Added::Buckets => {
+            let n = 50;
+            let bucket_of = (0..2 * n - 1).map(|x| bucket(n - 1, x)).collect();
+            Some(DistanceBias::Buckets { table: ParamId(1), bucket_of })
+        }
+    };
+    let plain = |p: &[Vec<f64>]| -> Vec<f64> {
+        let qkv = transpose(&p[0], 3 * d);
+        let mut out = vec![0.0; tokens * d];
+        for s in offsets.windows(2) {
+            for head in 0..heads {
+                let add = |i: usize, j: usize| match added {
+                    Added::Nothing => 0.0,
+                    Added::Alibi => -f64::from(slope(head)) * i.abs_diff(j) as f64,
+                    Added::Buckets => p[1][bucket(i, j) * heads + head],
+                };
+                let rule = (mask, reach.unwrap_or(tokens));
+                let value = attend((s[1] - s[0], c), rule, add, |block, token, x| {
+                    qkv[(s[0] + token) * 3 * d + block * d + head * c + x]
+                });
+                for (i, v) in value.iter().enumerate() {
+                    out[(s[0] + i / c) * d + head * c + i % c] = *v;
+                }
+            }
+        }
+        out
+    };
+    let spec = AttentionSpec { heads, mask, reach, bias };
+    let mut values = vec![random(tokens * 3 * d, 1)];
+    if added == Added::Buckets {
+        values.push(random(3 * heads, 2));
+    }
+    check(values, (tokens, 3 * d), &plain, &|exec, x| exec.attention(x, &offsets, spec.clone()));
+}
+
+#[test]
 fn grad_embed_tokens() {
-    let (ids, offsets): (Arc<[u32]>, Arc<[usize]>) =
-        (Arc::new([3, 0, 3, 1, 2]), Arc::new([0, 2, 5]));
+    let ids: Arc<[u32]> = Arc::new([3, 0, 3, 1, 2]);
     let d = 4;
-    check(
-        // Parameter 0 is only the harness' input; it takes no part.
-        vec![vec![0.5], random(5 * d, 1), random(3 * d, 2), random(2 * d, 3)],
-        (1, 1),
-        &|p| {
-            let at = [0, 1, 0, 1, 2];
-            ids.iter()
-                .zip(at)
-                .flat_map(|(id, position)| {
-                    (0..d)
-                        .map(move |j| p[1][*id as usize * d + j] + p[2][position * d + j] + p[3][j])
-                })
-                .collect()
-        },
-        &|exec, _| {
-            let tables = TokenTables {
-                tokens: ParamId(1),
-                positions: Some(ParamId(2)),
-                types: Some(ParamId(3)),
-            };
-            exec.embed_tokens(&ids, &offsets, tables, d)
-        },
-    );
+    for types in [None, Some(Arc::from([0, 1, 1, 0, 1]))] {
+        let batch =
+            TokenBatch { ids: ids.clone(), types: types.clone(), offsets: [0, 2, 5].into() };
+        check(
+            // Parameter 0 is only the harness' input; it takes no part.
+            vec![vec![0.5], random(5 * d, 1), random(3 * d, 2), random(2 * d, 3)],
+            (1, 1),
+            &|p| {
+                let mut y = Vec::new();
+                for (token, position) in [0, 1, 0, 1, 2].into_iter().enumerate() {
+                    let kind = types.as_ref().map_or(0, |t: &Arc<[u32]>| t[token] as usize);
+                    let id = ids[token] as usize;
+                    y.extend(
+                        (0..d).map(|j| {
+                            p[1][id * d + j] + p[2][position * d + j] + p[3][kind * d + j]
+                        }),
+                    );
+                }
+                y
+            },
+            &|exec, _| {
+                let tables = TokenTables {
+                    tokens: ParamId(1),
+                    positions: Some(ParamId(2)),
+                    types: Some(ParamId(3)),
+                };
+                exec.embed_tokens(&batch, tables, d)
+            },
+        );
+    }
 }
 
 #[test]
 fn grad_image_tokens() {
     let (b, p, d) = (2, 3, 4);
-    check(
-        vec![random(b * p * d, 1), random(d, 2), random((p + 1) * d, 3)],
-        (b * p, d),
-        &|v| {
-            let x = transpose(&v[0], d);
-            let token = |image: usize, token: usize, j: usize| match token {
-                0 => v[1][j],
-                _ => x[(image * p + token - 1) * d + j],
-            };
-            let rows = (0..b).flat_map(|image| (0..=p).map(move |t| (image, t)));
-            rows.flat_map(|(i, t)| (0..d).map(move |j| (i, t, j)))
-                .map(|(i, t, j)| token(i, t, j) + v[2][t * d + j])
-                .collect()
-        },
-        &|exec, x| exec.image_tokens(x, b, ParamId(1), ParamId(2)),
-    );
+    for before in [0, 1] {
+        let t = p + before;
+        let class = (before == 1).then_some(ParamId(2));
+        check(
+            vec![random(b * p * d, 1), random(t * d, 3), random(d, 2)],
+            (b * p, d),
+            &|v| {
+                let x = transpose(&v[0], d);
+                let rows = (0..b).flat_map(|image| (0..t).map(move |token| (image, token)));
+                rows.flat_map(|(i, token)| (0..d).map(move |j| (i, token, j)))
+                    .map(|(image, token, j)| {
+                        let value = if token < before {
+                            v[2][j]
+                        } else {
+                            x[(image * p + token - before) * d + j]
+                        };
+                        value + v[1][token * d + j]
+                    })
+                    .collect()
+            },
+            &|exec, x| exec.image_tokens(x, b, class, ParamId(1)),
+        );
+    }
+}
+
+#[test]
+fn patches_leave_out_what_is_behind_the_last_whole_one() {
+    let shape = ImageShape { batch: 2, height: 7, width: 5 };
+    let x = random(shape.rows() * 3, 1);
+    let (parameters, pool) = (Vec::new(), Pool::default());
+    let exec = Exec::inferring(&parameters, &pool);
+    let y = exec.patches(&pool.tensor(shape.rows(), 3, &x), shape, 2);
+    assert_eq!((y.rows(), y.cols()), (2 * 3 * 2, 12));
+    for (row, patch) in y.values().chunks(12).enumerate() {
+        let (image, py, px) = (row / 6, row % 6 / 2, row % 2);
+        for (at, value) in patch.iter().enumerate() {
+            let (line, column, channel) = (py * 2 + at / 6, px * 2 + at % 6 / 3, at % 3);
+            assert_eq!(*value, x[((image * 7 + line) * 5 + column) * 3 + channel]);
+        }
+    }
 }
 
 /// TensorFlow's "same": the number of zeros before the first pixel.
@@ -397,8 +611,11 @@ fn grad_depthwise() {
             }
             y
         };
-        let p =
-            LinearParams { weight: ParamId(1), scale: Some(ParamId(2)), bias: Some(ParamId(3)) };
+        let p = LinearParams {
+            weight: ParamId(1),
+            scale: Some(ParamId(2)),
+            bias: Some(Bias::All(ParamId(3))),
+        };
         check(values, (rows, c), &plain, &|exec, x| {
             exec.depthwise(x, shape, stride, p, activation)
         });
@@ -434,11 +651,17 @@ fn unfold_agrees_with_a_plain_loop() {
 
 #[test]
 fn a_sequence_never_depends_on_its_batch() {
-    let (d, spec) = (8, AttentionSpec { heads: 2, mask: Mask::Bidirectional });
+    let d = 8;
+    let slopes = DistanceBias::Alibi([0.3, 0.1].into());
+    let spec = AttentionSpec {
+        reach: Some(3),
+        bias: Some(slopes),
+        ..AttentionSpec::plain(2, Mask::Bidirectional)
+    };
     let (parameters, pool) = (Vec::new(), Pool::default());
     let exec = Exec::inferring(&parameters, &pool);
     let qkv = random(9 * 3 * d, 5);
-    let all = exec.attention(&pool.tensor(9, 3 * d, &qkv), &vec![0, 2, 9].into(), spec);
+    let all = exec.attention(&pool.tensor(9, 3 * d, &qkv), &vec![0, 2, 9].into(), spec.clone());
     let alone = exec.attention(&pool.tensor(7, 3 * d, &qkv[2 * 3 * d..]), &vec![0, 7].into(), spec);
     assert_eq!(&all.values()[2 * d..], alone.values());
 }

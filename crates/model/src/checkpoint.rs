@@ -13,14 +13,14 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     ImageTower, Model, ModelError, ModelErrorKind, ModelParts, ModelSpec, NameMap, TextTower,
-    WeightFile,
+    Weights,
     tower::{IMAGE_PREFIX, TEXT_PREFIX},
 };
 
 /// The manifest's format of a checkpoint.
 pub const CHECKPOINT_FORMAT: &str = "checkpoint";
 /// The newest version of the format.
-pub const CHECKPOINT_VERSION: u32 = 1;
+pub const CHECKPOINT_VERSION: u32 = 2;
 
 const SPEC_FILE: &str = "spec.json";
 const WEIGHTS_FILE: &str = "weights.safetensors";
@@ -94,11 +94,7 @@ impl Model {
 }
 
 fn fingerprint(spec: &ModelSpec, parts: &ModelParts) -> Result<String, ModelErrorKind> {
-    // The card and the temperature change no vector.
-    let rules = (&spec.text, &spec.image, &spec.contract);
-    let rules = serde_json::to_vec(&rules)
-        .map_err(|source| ModelErrorKind::Json { file: SPEC_FILE.to_owned(), source })?;
-    let mut hashes = vec![hash_bytes(&rules)];
+    let mut hashes = vec![hash_bytes(&spec.rules()?)];
     hashes.extend(parts.tokenizer.iter().map(|t| hash_bytes(&t.to_json())));
     let parameters = |p: &[Parameter]| p.iter().map(|p| hash_bytes(&bytes(p))).collect::<Vec<_>>();
     hashes.extend(parts.text.iter().flat_map(|t| parameters(t.parameters())));
@@ -111,35 +107,26 @@ fn read(folder: &Path) -> Result<Model, ModelErrorKind> {
     // The fingerprint is only worth something if the numbers are those it was taken of.
     artifact.verify()?;
     let spec: ModelSpec = read_json(&artifact.file(SPEC_FILE))?;
-    let file = WeightFile::open(&artifact.file(WEIGHTS_FILE))?;
-    let reader = file.reader()?;
+    let weights = Weights::open(&artifact.file(WEIGHTS_FILE))?;
     let mut parts = ModelParts::default();
     if let Some(text) = &spec.text {
-        let map = NameMap::with_prefix(&reader, TEXT_PREFIX)?;
+        let map = NameMap::with_prefix(&weights, TEXT_PREFIX)?;
         let tower = TextTower::build(text, &map, Seed(0))?;
-        all_given(&map, TEXT_PREFIX, tower.parameters())?;
+        map.has_all(TEXT_PREFIX, &tower)?;
         parts.text = Some(tower);
         parts.tokenizer =
             Some(Tokenizer::from_json(&read_limited(&artifact.file(TOKENIZER_FILE))?)?);
     }
     if let (Some(image), Some(contract)) = (&spec.image, &spec.contract.image) {
-        let map = NameMap::with_prefix(&reader, IMAGE_PREFIX)?;
+        let map = NameMap::with_prefix(&weights, IMAGE_PREFIX)?;
         let tower = ImageTower::build(image, contract, &map, Seed(0))?;
-        all_given(&map, IMAGE_PREFIX, tower.parameters())?;
+        map.has_all(IMAGE_PREFIX, &tower)?;
         parts.image = Some(tower);
     }
     let stated = artifact.manifest().fingerprint.clone();
     match stated {
         Some(fingerprint) => Model::new(spec, parts, fingerprint),
         None => Model::from_parts(spec, parts),
-    }
-}
-
-/// In our own files nothing may be missing.
-fn all_given(map: &NameMap, prefix: &str, parameters: &[Parameter]) -> Result<(), ModelErrorKind> {
-    match map.missing(parameters.iter().filter_map(|p| p.name.strip_prefix(prefix))) {
-        None => Ok(()),
-        Some(name) => Err(ModelErrorKind::MissingTensor(name.to_owned())),
     }
 }
 
@@ -170,6 +157,12 @@ impl View for Stored<'_> {
 
 /// Facts about a model for a manifest.
 impl ModelSpec {
+    /// What decides which vector an input gets, as bytes: not the card, not the temperature.
+    pub(crate) fn rules(&self) -> Result<Vec<u8>, ModelErrorKind> {
+        serde_json::to_vec(&(&self.text, &self.image, &self.contract))
+            .map_err(|source| ModelErrorKind::Json { file: SPEC_FILE.to_owned(), source })
+    }
+
     /// A few facts worth reading without opening the files.
     #[must_use]
     pub fn facts(&self) -> BTreeMap<String, serde_json::Value> {

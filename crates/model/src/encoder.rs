@@ -1,19 +1,22 @@
 //! The transformer encoder: declared from a spec, one forward for training and inference.
 //!
-//! In:  token ids or pixels. Out: unit vectors `[b, e]`.
-//! Source: Vaswani et al. 2017 (post-norm), Dosovitskiy et al. 2021 and Radford et al. 2021 (pre-norm).
-//! Parity: `testdata/parity/towers`, `testdata/parity/minilm`.
+//! In:  token ids or pixels. Out: one vector per sequence, `[b, e]`, or one per token, `[t, e]`.
+//! Source: Vaswani et al. 2017 (post-norm), Dosovitskiy et al. 2021 and Radford et al. 2021 (pre-norm);
+//! each rule of the spec names its own.
+//! Parity: `testdata/parity`, a folder per family.
 
 use std::sync::Arc;
 
 use conjoin_engine::{
-    Activation, AttentionSpec, Exec, ImageShape, LinearParams, ParamId, Pooling, Tensor,
+    Activation, AttentionSpec, Exec, ImageShape, LinearParams, ParamId, Tensor, TokenBatch,
     TokenTables,
 };
 
 use crate::{
-    layout::{Init, Layout},
-    spec::{EncoderInput, EncoderSpec, NormPlacement},
+    layout::{Init, Layout, Norm},
+    places::Places,
+    pooling::{Pool, Sequences},
+    spec::{EncoderInput, EncoderSpec, HeadLayer, MlpRule, NormPlacement, OutputNorm, Pooling},
     tower::Observe,
 };
 
@@ -23,64 +26,107 @@ pub(crate) struct Encoder {
     spec: EncoderSpec,
     stem: Stem,
     input_norm: Option<Norm>,
+    places: Places,
     blocks: Vec<Block>,
     output_norm: Option<Norm>,
-    projection: Option<LinearParams>,
+    pool: Pool,
+    head: Vec<HeadStep>,
 }
-
-type Norm = (ParamId, ParamId);
 
 #[derive(Debug)]
 enum Stem {
     Tokens(TokenTables),
-    Patches { patch: LinearParams, class: ParamId, positions: ParamId, patch_size: usize },
+    Patches { patch: LinearParams, class: Option<ParamId>, positions: ParamId, patch_size: usize },
 }
 
 #[derive(Debug)]
 struct Block {
-    attention_norm: Norm,
+    attention_norm: Option<Norm>,
     qkv: LinearParams,
+    inner_norm: Option<Norm>,
     out: LinearParams,
+    attention_scale: Option<ParamId>,
     mlp_norm: Norm,
+    mlp: Mlp,
+    mlp_scale: Option<ParamId>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Mlp {
     up: LinearParams,
+    inner_norm: Option<Norm>,
     down: LinearParams,
 }
 
-/// Sequences of one batch, packed: `offsets[i]..offsets[i + 1]` are the tokens of sequence `i`.
-pub(crate) struct Packed {
-    pub(crate) x: Tensor,
-    pub(crate) offsets: Arc<[usize]>,
+#[derive(Debug)]
+enum HeadStep {
+    Dense(LinearParams, Activation),
+    Norm(Norm, f32),
 }
 
 impl Encoder {
     pub(crate) fn declare(spec: &EncoderSpec, layout: &mut Layout) -> Self {
-        let d = spec.width;
+        let (d, norm) = (spec.width, spec.norm);
         let stem = Stem::declare(spec, layout);
-        let input_norm = spec.input_norm.then(|| layout.norm("input_norm", d));
+        let input_norm = spec.input_norm.then(|| layout.norm("input_norm", d, norm.bias));
+        let places = Places::declare(spec, layout);
         let blocks = (0..spec.layers).map(|i| Block::declare(spec, i, layout)).collect();
-        let output_norm = spec.output_norm.then(|| layout.norm("output_norm", d));
-        let projection = spec.projection.map(|e| layout.projection("projection", e, d));
-        Self { spec: spec.clone(), stem, input_norm, blocks, output_norm, projection }
+        let output_norm = match spec.output_norm {
+            OutputNorm::None => None,
+            OutputNorm::Tokens | OutputNorm::Pooled => {
+                Some(layout.norm("output_norm", d, norm.bias))
+            }
+        };
+        let pool = Pool::declare(spec, layout);
+        let mut width = d;
+        let mut head = Vec::with_capacity(spec.head.len());
+        for (i, layer) in spec.head.iter().enumerate() {
+            head.push(HeadStep::declare(*layer, &format!("head.{i}"), &mut width, layout));
+        }
+        Self { spec: spec.clone(), stem, input_norm, places, blocks, output_norm, pool, head }
     }
 
     pub(crate) fn spec(&self) -> &EncoderSpec {
         &self.spec
     }
 
+    /// One vector per text.
+    ///
     /// # Shapes
-    /// `t` ids in all, sequences at `offsets`; result: `[b, e]`.
+    /// Result: `[b, e]`.
     pub(crate) fn embed_ids(
         &self,
         exec: &Exec<'_>,
-        ids: &Arc<[u32]>,
-        offsets: Arc<[usize]>,
+        batch: &TokenBatch,
         observe: Observe<'_>,
     ) -> Tensor {
+        let x = self.read_ids(exec, batch, observe);
+        self.finish(exec, &x, &Sequences::of_tokens(batch), observe)
+    }
+
+    /// One vector per token, for late interaction.
+    ///
+    /// # Shapes
+    /// Result: `[t, e]`.
+    pub(crate) fn embed_each_token(
+        &self,
+        exec: &Exec<'_>,
+        batch: &TokenBatch,
+        observe: Observe<'_>,
+    ) -> Tensor {
+        let mut x = self.read_ids(exec, batch, observe);
+        if let Some(norm) = self.output_norm {
+            x = self.norm(exec, &x, norm);
+        }
+        self.apply_head(exec, x)
+    }
+
+    fn read_ids(&self, exec: &Exec<'_>, batch: &TokenBatch, observe: Observe<'_>) -> Tensor {
         let Stem::Tokens(tables) = self.stem else {
             unreachable!("text towers are checked to embed tokens")
         };
-        let x = exec.embed_tokens(ids, &offsets, tables, self.spec.width); // [t, d]
-        self.forward(exec, Packed { x, offsets }, observe)
+        let x = exec.embed_tokens(batch, tables, self.spec.width); // [t, d]
+        self.layers(exec, x, &batch.offsets, observe)
     }
 
     /// # Shapes
@@ -95,86 +141,150 @@ impl Encoder {
         let Stem::Patches { patch, class, positions, patch_size } = self.stem else {
             unreachable!("image towers are checked to embed patches")
         };
-        let windows = exec.unfold(pixels, shape, patch_size, patch_size); // [b·p, patch²·3]
+        let windows = exec.patches(pixels, shape, patch_size); // [b·p, patch²·3]
         let patches = exec.linear(&windows, patch, Activation::Identity); // [b·p, d]
-        let x = exec.image_tokens(&patches, shape.batch, class, positions); // [b·(p+1), d]
+        let x = exec.image_tokens(&patches, shape.batch, class, positions); // [b·t, d]
         let per_image = x.rows() / shape.batch;
-        let offsets = (0..=shape.batch).map(|i| i * per_image).collect();
-        self.forward(exec, Packed { x, offsets }, observe)
+        let sequences = Sequences::of_images(shape.batch, per_image, class.is_some());
+        let x = self.layers(exec, x, sequences.offsets(), observe);
+        self.finish(exec, &x, &sequences, observe)
     }
 
-    fn forward(&self, exec: &Exec<'_>, packed: Packed, observe: Observe<'_>) -> Tensor {
-        let Packed { mut x, offsets } = packed;
+    fn layers(
+        &self,
+        exec: &Exec<'_>,
+        mut x: Tensor,
+        offsets: &Arc<[usize]>,
+        observe: Observe<'_>,
+    ) -> Tensor {
         if let Some(norm) = self.input_norm {
             x = self.norm(exec, &x, norm);
         }
         observe("hidden.0", &x);
         for (i, block) in self.blocks.iter().enumerate() {
-            x = match self.spec.norm {
-                NormPlacement::Pre => self.pre_norm_block(exec, block, &x, &offsets),
-                NormPlacement::Post => self.post_norm_block(exec, block, &x, &offsets),
+            let at = (i, offsets);
+            x = match self.spec.norm.placement {
+                NormPlacement::Pre => self.pre_norm_block(exec, block, &x, at),
+                NormPlacement::Post => self.post_norm_block(exec, block, &x, at),
             };
             observe(&format!("hidden.{}", i + 1), &x);
         }
-        let mut pooled = self.pool(exec, &x, &offsets); // [b, d]
+        x
+    }
+
+    /// Pools, and applies the head.
+    fn finish(
+        &self,
+        exec: &Exec<'_>,
+        x: &Tensor,
+        sequences: &Sequences,
+        observe: Observe<'_>,
+    ) -> Tensor {
+        let pooled = self.pool(exec, x, sequences); // [b, d]
         observe("pooled", &pooled);
-        if let Some(projection) = self.projection {
-            pooled = exec.linear(&pooled, projection, Activation::Identity); // [b, e]
+        self.apply_head(exec, pooled)
+    }
+
+    fn apply_head(&self, exec: &Exec<'_>, mut x: Tensor) -> Tensor {
+        for step in &self.head {
+            x = match *step {
+                HeadStep::Dense(p, activation) => exec.linear(&x, p, activation),
+                HeadStep::Norm((weight, bias), eps) => exec.layer_norm(&x, weight, bias, eps),
+            };
         }
-        exec.normalize(&pooled)
+        if self.spec.normalize { exec.normalize(&x) } else { x }
     }
 
-    fn pre_norm_block(&self, exec: &Exec<'_>, b: &Block, x: &Tensor, at: &Arc<[usize]>) -> Tensor {
-        let attended = self.attend(exec, b, &self.norm(exec, x, b.attention_norm), at);
-        let x = exec.add(x, &attended);
-        let mixed = self.mlp(exec, b, &self.norm(exec, &x, b.mlp_norm));
-        exec.add(&x, &mixed)
+    fn pre_norm_block(
+        &self,
+        exec: &Exec<'_>,
+        b: &Block,
+        x: &Tensor,
+        at: (usize, &Arc<[usize]>),
+    ) -> Tensor {
+        let normed = b.attention_norm.map_or_else(|| x.clone(), |n| self.norm(exec, x, n));
+        let x = add_scaled(exec, x, self.attend(exec, b, &normed, at), b.attention_scale);
+        let mixed = self.mlp(exec, &b.mlp, &self.norm(exec, &x, b.mlp_norm));
+        add_scaled(exec, &x, mixed, b.mlp_scale)
     }
 
-    fn post_norm_block(&self, exec: &Exec<'_>, b: &Block, x: &Tensor, at: &Arc<[usize]>) -> Tensor {
-        let attended = self.attend(exec, b, x, at);
-        let x = self.norm(exec, &exec.add(x, &attended), b.attention_norm);
-        let mixed = self.mlp(exec, b, &x);
-        self.norm(exec, &exec.add(&x, &mixed), b.mlp_norm)
+    fn post_norm_block(
+        &self,
+        exec: &Exec<'_>,
+        b: &Block,
+        x: &Tensor,
+        at: (usize, &Arc<[usize]>),
+    ) -> Tensor {
+        let sum = add_scaled(exec, x, self.attend(exec, b, x, at), b.attention_scale);
+        let x = b.attention_norm.map_or_else(|| sum.clone(), |n| self.norm(exec, &sum, n));
+        let mixed = self.mlp(exec, &b.mlp, &x);
+        self.norm(exec, &add_scaled(exec, &x, mixed, b.mlp_scale), b.mlp_norm)
     }
 
-    fn attend(&self, exec: &Exec<'_>, b: &Block, x: &Tensor, offsets: &Arc<[usize]>) -> Tensor {
-        let spec = AttentionSpec { heads: self.spec.heads, mask: self.spec.mask };
-        let qkv = exec.linear(x, b.qkv, Activation::Identity); // [t, 3d]
-        let mixed = exec.attention(&qkv, offsets, spec); // [t, d]
+    fn attend(
+        &self,
+        exec: &Exec<'_>,
+        b: &Block,
+        x: &Tensor,
+        (layer, offsets): (usize, &Arc<[usize]>),
+    ) -> Tensor {
+        let mut qkv = exec.linear(x, b.qkv, Activation::Identity); // [t, 3d]
+        let (table, reach) = self.places.of_layer(layer);
+        if let Some(table) = table {
+            qkv = exec.rotate(&qkv, offsets, table);
+        }
+        let rule = &self.spec.attention;
+        let bias = self.places.bias();
+        let spec = AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias };
+        let mut mixed = exec.attention(&qkv, offsets, spec); // [t, d]
+        if let Some(norm) = b.inner_norm {
+            mixed = self.norm(exec, &mixed, norm);
+        }
         exec.linear(&mixed, b.out, Activation::Identity)
     }
 
-    fn mlp(&self, exec: &Exec<'_>, b: &Block, x: &Tensor) -> Tensor {
-        let hidden = exec.linear(x, b.up, self.spec.activation); // [t, mlp_width]
-        exec.linear(&hidden, b.down, Activation::Identity)
+    fn mlp(&self, exec: &Exec<'_>, mlp: &Mlp, x: &Tensor) -> Tensor {
+        let MlpRule { activation, gated, .. } = self.spec.mlp;
+        let mut hidden = if gated {
+            exec.gate(&exec.linear(x, mlp.up, Activation::Identity), activation)
+        } else {
+            exec.linear(x, mlp.up, activation)
+        }; // [t, mlp width]
+        if let Some(norm) = mlp.inner_norm {
+            hidden = self.norm(exec, &hidden, norm);
+        }
+        exec.linear(&hidden, mlp.down, Activation::Identity)
     }
 
     /// The norm acts on each row alone, so behind a pooling that picks a row it costs one row.
-    fn pool(&self, exec: &Exec<'_>, x: &Tensor, offsets: &Arc<[usize]>) -> Tensor {
+    fn pool(&self, exec: &Exec<'_>, x: &Tensor, sequences: &Sequences) -> Tensor {
         let Some(norm) = self.output_norm else {
-            return exec.pool_sequences(x, offsets, self.spec.pooling);
+            return self.pool.apply(exec, x, sequences, self.spec.norm.eps);
         };
-        match self.spec.pooling {
-            Pooling::Mean => exec.pool_sequences(&self.norm(exec, x, norm), offsets, Pooling::Mean),
-            pick @ (Pooling::First | Pooling::Last) => {
-                self.norm(exec, &exec.pool_sequences(x, offsets, pick), norm)
+        let pooled_first = match self.spec.pooling {
+            Pooling::First | Pooling::Last | Pooling::FirstId(_) | Pooling::LargestId => true,
+            Pooling::Mean | Pooling::Patches | Pooling::Probe { .. } => {
+                self.spec.output_norm == OutputNorm::Pooled
             }
+        };
+        let eps = self.spec.norm.eps;
+        if pooled_first {
+            self.norm(exec, &self.pool.apply(exec, x, sequences, eps), norm)
+        } else {
+            self.pool.apply(exec, &self.norm(exec, x, norm), sequences, eps)
         }
     }
 
     fn norm(&self, exec: &Exec<'_>, x: &Tensor, (weight, bias): Norm) -> Tensor {
-        exec.layer_norm(x, weight, bias, self.spec.norm_eps)
+        exec.layer_norm(x, weight, bias, self.spec.norm.eps)
     }
+}
 
-    /// The most tokens one sequence may have.
-    pub(crate) fn max_tokens(&self) -> usize {
-        match self.spec.input {
-            EncoderInput::Tokens { positions, .. } => positions,
-            EncoderInput::Patches { image_size, patch_size } => {
-                (image_size / patch_size).pow(2) + 1
-            }
-        }
+/// `x + γ ∘ branch`
+fn add_scaled(exec: &Exec<'_>, x: &Tensor, branch: Tensor, gamma: Option<ParamId>) -> Tensor {
+    match gamma {
+        None => exec.add(x, &branch),
+        Some(gamma) => exec.add(x, &exec.scale_columns(&branch, gamma)),
     }
 }
 
@@ -185,18 +295,22 @@ impl Stem {
             layout.declare(name, &[rows, d], Init::Normal { std: 0.02 }, decay)
         };
         match spec.input {
-            EncoderInput::Tokens { vocabulary, positions, types } => Self::Tokens(TokenTables {
-                tokens: table(layout, "tokens.weight", vocabulary, true),
-                positions: Some(table(layout, "positions.weight", positions, false)),
-                types: (types > 0).then(|| table(layout, "types.weight", types, false)),
-            }),
-            EncoderInput::Patches { image_size, patch_size } => Self::Patches {
-                patch: layout.projection("patch", d, patch_size * patch_size * 3),
-                class: layout.declare("class", &[d], Init::Normal { std: 0.02 }, false),
-                positions: {
-                    let tokens = (image_size / patch_size).pow(2) + 1;
-                    table(layout, "positions.weight", tokens, false)
+            EncoderInput::Tokens { vocabulary, max_tokens, positions, types } => {
+                Self::Tokens(TokenTables {
+                    tokens: table(layout, "tokens.weight", vocabulary, true),
+                    positions: positions
+                        .then(|| table(layout, "positions.weight", max_tokens, false)),
+                    types: (types > 0).then(|| table(layout, "types.weight", types, false)),
+                })
+            }
+            EncoderInput::Patches { patch_size, bias, class_token, .. } => Self::Patches {
+                patch: {
+                    let k = patch_size * patch_size * 3;
+                    layout.linear("patch", (d, k), (k as f32).powf(-0.5), bias)
                 },
+                class: class_token
+                    .then(|| layout.declare("class", &[d], Init::Normal { std: 0.02 }, false)),
+                positions: table(layout, "positions.weight", spec.max_tokens(), false),
                 patch_size,
             },
         }
@@ -206,17 +320,58 @@ impl Stem {
 impl Block {
     /// Deviations as in CLIP's reference: residual branches shrink with depth.
     fn declare(spec: &EncoderSpec, i: usize, layout: &mut Layout) -> Self {
-        let (d, m) = (spec.width, spec.mlp_width);
+        let (d, bias, rule) = (spec.width, spec.norm.bias, &spec.attention);
         let std = (d as f32).powf(-0.5);
         let residual = std * (2.0 * spec.layers as f32).powf(-0.5);
         let name = |part: &str| format!("layers.{i}.{part}");
+        let scale = |layout: &mut Layout, part: &str| {
+            spec.layer_scale.then(|| layout.declare(&name(part), &[d], Init::Ones, false))
+        };
         Self {
-            attention_norm: layout.norm(&name("attention.norm"), d),
-            qkv: layout.linear(&name("attention.qkv"), 3 * d, d, std),
-            out: layout.linear(&name("attention.out"), d, d, residual),
-            mlp_norm: layout.norm(&name("mlp.norm"), d),
-            up: layout.linear(&name("mlp.up"), m, d, (2.0 * d as f32).powf(-0.5)),
-            down: layout.linear(&name("mlp.down"), d, m, residual),
+            attention_norm: (i > 0 || spec.norm.first)
+                .then(|| layout.norm(&name("attention.norm"), d, bias)),
+            qkv: layout.qkv(&name("attention.qkv"), d, std, rule.qkv_bias),
+            inner_norm: rule
+                .inner_norm
+                .then(|| layout.norm(&name("attention.inner_norm"), d, bias)),
+            out: layout.linear(&name("attention.out"), (d, d), residual, rule.out_bias),
+            attention_scale: scale(layout, "attention.scale"),
+            mlp_norm: layout.norm(&name("mlp.norm"), d, bias),
+            mlp: Mlp::declare(&spec.mlp, (d, bias), residual, &name("mlp"), layout),
+            mlp_scale: scale(layout, "mlp.scale"),
+        }
+    }
+}
+
+impl Mlp {
+    fn declare(
+        rule: &MlpRule,
+        (d, norm_bias): (usize, bool),
+        residual: f32,
+        name: &str,
+        layout: &mut Layout,
+    ) -> Self {
+        let rows = if rule.gated { 2 * rule.width } else { rule.width };
+        let std = (2.0 * d as f32).powf(-0.5);
+        Self {
+            up: layout.linear(&format!("{name}.up"), (rows, d), std, rule.up_bias),
+            inner_norm: rule
+                .inner_norm
+                .then(|| layout.norm(&format!("{name}.inner_norm"), rule.width, norm_bias)),
+            down: layout.linear(&format!("{name}.down"), (d, rule.width), residual, rule.down_bias),
+        }
+    }
+}
+
+impl HeadStep {
+    fn declare(layer: HeadLayer, name: &str, width: &mut usize, layout: &mut Layout) -> Self {
+        match layer {
+            HeadLayer::Dense { width: n, bias, activation } => {
+                let k = std::mem::replace(width, n);
+                let std = (k as f32).powf(-0.5);
+                Self::Dense(layout.linear(name, (n, k), std, bias), activation)
+            }
+            HeadLayer::Norm { eps, bias } => Self::Norm(layout.norm(name, *width, bias), eps),
         }
     }
 }

@@ -69,6 +69,12 @@ pub enum ModelErrorKind {
     /// The weights lack a tensor.
     #[error("tensor `{0}` is missing")]
     MissingTensor(String),
+    /// Two files of a model hold a tensor of one name.
+    #[error("tensor `{0}` is in two files")]
+    DoubleTensor(String),
+    /// The index of a large model names something that is no file beside it.
+    #[error("`model.safetensors.index.json` names `{0}`, which is no file beside it")]
+    Shard(String),
     /// A tensor has another shape than the spec says.
     #[error("tensor `{name}` has shape {found:?}, the spec needs {expected:?}")]
     Shape {

@@ -3,9 +3,14 @@
 //! A tower declares its parameters once, while it is built; the same list is then filled from a seed
 //! or from a file. The order of declaration is the order of the parameters for ever.
 
-use conjoin_core::{Parameter, Seed};
-use conjoin_engine::{LinearParams, ParamId};
+use conjoin_core::{Parameter, Seed, Values};
+use conjoin_engine::{Bias, LinearParams, ParamId};
 use rand::Rng;
+
+use crate::spec::QkvBias;
+
+/// Weight and bias of a layer norm.
+pub(crate) type Norm = (ParamId, Option<ParamId>);
 
 /// How a fresh parameter is filled.
 #[derive(Debug, Clone, Copy)]
@@ -44,18 +49,32 @@ impl Layout {
         ParamId(self.declared.len() - 1)
     }
 
-    /// A linear layer with bias, weight `[n, k]`.
-    pub(crate) fn linear(&mut self, name: &str, n: usize, k: usize, std: f32) -> LinearParams {
+    /// A linear layer, weight `[n, k]`.
+    pub(crate) fn linear(
+        &mut self,
+        name: &str,
+        (n, k): (usize, usize),
+        std: f32,
+        bias: bool,
+    ) -> LinearParams {
         let weight = self.declare(&format!("{name}.weight"), &[n, k], Init::Normal { std }, true);
-        let bias = self.declare(&format!("{name}.bias"), &[n], Init::Zeros, false);
-        LinearParams { weight, scale: None, bias: Some(bias) }
+        let bias = bias.then(|| Bias::All(self.bias(name, n)));
+        LinearParams { weight, scale: None, bias }
     }
 
-    /// A linear layer without bias, weight `[n, k]`.
-    pub(crate) fn projection(&mut self, name: &str, n: usize, k: usize) -> LinearParams {
-        let std = (k as f32).powf(-0.5);
-        let weight = self.declare(&format!("{name}.weight"), &[n, k], Init::Normal { std }, true);
-        LinearParams { weight, scale: None, bias: None }
+    /// Queries, keys and values as one layer, weight `[3 d, d]`.
+    pub(crate) fn qkv(&mut self, name: &str, d: usize, std: f32, bias: QkvBias) -> LinearParams {
+        let p = self.linear(name, (3 * d, d), std, false);
+        let bias = match bias {
+            QkvBias::All => Some(Bias::All(self.bias(name, 3 * d))),
+            QkvBias::QueryValue => Some(Bias::Outer(self.bias(name, 2 * d))),
+            QkvBias::None => None,
+        };
+        LinearParams { bias, ..p }
+    }
+
+    fn bias(&mut self, name: &str, n: usize) -> ParamId {
+        self.declare(&format!("{name}.bias"), &[n], Init::Zeros, false)
     }
 
     /// A convolution's weight with the scale and shift of its folded batch norm.
@@ -70,15 +89,13 @@ impl Layout {
         let weight = self.declare(&format!("{name}.weight"), &shape, Init::Normal { std }, true);
         let scale = self.declare(&format!("{name}.scale"), &[channels], Init::Ones, false);
         let bias = self.declare(&format!("{name}.bias"), &[channels], Init::Zeros, false);
-        LinearParams { weight, scale: Some(scale), bias: Some(bias) }
+        LinearParams { weight, scale: Some(scale), bias: Some(Bias::All(bias)) }
     }
 
-    /// A layer norm of width `d`: weight and bias.
-    pub(crate) fn norm(&mut self, name: &str, d: usize) -> (ParamId, ParamId) {
-        (
-            self.declare(&format!("{name}.weight"), &[d], Init::Ones, false),
-            self.declare(&format!("{name}.bias"), &[d], Init::Zeros, false),
-        )
+    /// A layer norm of width `d`.
+    pub(crate) fn norm(&mut self, name: &str, d: usize, bias: bool) -> Norm {
+        let weight = self.declare(&format!("{name}.weight"), &[d], Init::Ones, false);
+        (weight, bias.then(|| self.bias(name, d)))
     }
 
     /// Makes the parameters: each from `given` where that has it, else fresh from the seed. `prefix`
@@ -87,12 +104,12 @@ impl Layout {
         self,
         prefix: &str,
         seed: Seed,
-        given: impl Fn(&str, &[usize]) -> Result<Option<Vec<f32>>, E>,
+        given: impl Fn(&str, &[usize]) -> Result<Option<Values>, E>,
     ) -> Result<Vec<Parameter>, E> {
         let make = |p: Declared| {
             let value = match given(&p.name, &p.shape)? {
                 Some(value) => value,
-                None => fresh(p.shape.iter().product(), p.init, seed.stream(&p.name)),
+                None => fresh(p.shape.iter().product(), p.init, seed.stream(&p.name)).into(),
             };
             let name = format!("{prefix}{}", p.name);
             Ok(Parameter { name, shape: p.shape, value, decay: p.decay, frozen: false })

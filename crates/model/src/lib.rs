@@ -14,6 +14,8 @@ pub mod families;
 mod layout;
 mod mobilenet;
 mod model;
+mod places;
+mod pooling;
 mod spec;
 mod tower;
 mod weight_file;
@@ -23,8 +25,10 @@ pub use checkpoint::{CHECKPOINT_FORMAT, CHECKPOINT_VERSION};
 pub use error::{ModelError, ModelErrorKind};
 pub use model::{Card, Model, ModelParts, ModelSpec};
 pub use spec::{
-    EncoderInput, EncoderSpec, ImageSpec, MobileNetBlock, MobileNetSpec, NormPlacement,
+    AttentionRule, EncoderInput, EncoderSpec, HeadLayer, ImageSpec, Local, MlpRule, MobileNetBlock,
+    MobileNetSpec, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, Rotary, RotaryAxes,
+    ScoreBias,
 };
 pub use tower::{ImageTower, Observe, TextTower};
-pub use weight_file::{WeightFile, WeightReader};
+pub use weight_file::Weights;
 pub use weights::{NameMap, Source};

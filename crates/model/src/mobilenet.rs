@@ -5,9 +5,7 @@
 //! their statistics, so a row never depends on the rest of its batch.
 //! Source: Howard et al. 2017. Parity: `testdata/parity/mobilenet`, `testdata/parity/towers`.
 
-use std::sync::Arc;
-
-use conjoin_engine::{Activation, Exec, ImageShape, LinearParams, Pooling, Tensor};
+use conjoin_engine::{Activation, Exec, ImageShape, LinearParams, Tensor};
 
 use crate::{layout::Layout, spec::MobileNetSpec, tower::Observe};
 
@@ -45,7 +43,9 @@ impl MobileNet {
             });
             c = block.filters;
         }
-        let projection = spec.projection.map(|e| layout.projection("projection", e, c));
+        let projection = spec
+            .projection
+            .map(|e| layout.linear("projection", (e, c), (c as f32).powf(-0.5), false));
         Self { spec: spec.clone(), stem, blocks, projection }
     }
 
@@ -74,8 +74,8 @@ impl MobileNet {
             observe(&format!("hidden.{}", i + 1), &x);
         }
         let per_image = shape.height * shape.width;
-        let offsets: Arc<[usize]> = (0..=shape.batch).map(|i| i * per_image).collect();
-        let mut pooled = exec.pool_sequences(&x, &offsets, Pooling::Mean); // [b, c']
+        let images = (0..shape.batch).map(|i| i * per_image..(i + 1) * per_image).collect();
+        let mut pooled = exec.mean_rows(&x, &images); // [b, c']
         observe("pooled", &pooled);
         if let Some(projection) = self.projection {
             pooled = exec.linear(&pooled, projection, Activation::Identity); // [b, e]

@@ -1,6 +1,6 @@
 //! A loaded model: towers, tokeniser, input contract; what the rest of the project calls an embedder.
 
-use std::path::Path;
+use std::{fmt, path::Path, sync::LazyLock};
 
 use conjoin_core::{EmbedError, Embedder, Embeddings, Modality, Tower};
 use conjoin_input::{ImageLimits, InputContract, Pixels, Tokenizer};
@@ -19,8 +19,10 @@ pub struct ModelSpec {
     pub image: Option<ImageSpec>,
     /// What the towers expect of their inputs.
     pub contract: InputContract,
-    /// The learned temperature: similarities were trained as `exp(log_scale) · cosine`.
+    /// The learned temperature: similarities were trained as `exp(log_scale) · cosine + score_bias`.
     pub log_scale: f32,
+    /// What was added to them (SigLIP's bias; 0 elsewhere).
+    pub score_bias: f32,
     /// Where the model comes from.
     pub card: Card,
 }
@@ -48,15 +50,23 @@ pub struct ModelParts {
     pub tokenizer: Option<Tokenizer>,
 }
 
+/// Computes a fingerprint, when somebody asks for it: it may have to read all weights.
+pub(crate) type Fingerprint = Box<dyn FnOnce() -> String + Send + Sync>;
+
 /// A loaded model.
-#[derive(Debug)]
 pub struct Model {
     spec: ModelSpec,
     parts: ModelParts,
-    fingerprint: String,
+    fingerprint: LazyLock<String, Fingerprint>,
     modalities: Vec<Modality>,
     width: usize,
     limits: ImageLimits,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("spec", &self.spec).finish_non_exhaustive()
+    }
 }
 
 impl Model {
@@ -68,6 +78,14 @@ impl Model {
         spec: ModelSpec,
         parts: ModelParts,
         fingerprint: String,
+    ) -> Result<Self, ModelErrorKind> {
+        Self::with_fingerprint(spec, parts, Box::new(move || fingerprint))
+    }
+
+    pub(crate) fn with_fingerprint(
+        spec: ModelSpec,
+        parts: ModelParts,
+        fingerprint: Fingerprint,
     ) -> Result<Self, ModelErrorKind> {
         spec.contract.check()?;
         let spec_error = |key, found: &str, expected: &str| ModelErrorKind::Spec {
@@ -96,6 +114,7 @@ impl Model {
         let modalities = [(Modality::Text, text), (Modality::Image, image)];
         let modalities = modalities.into_iter().filter_map(|(m, w)| w.map(|_| m)).collect();
         let limits = ImageLimits::default();
+        let fingerprint = LazyLock::new(fingerprint);
         Ok(Self { spec, parts, fingerprint, modalities, width, limits })
     }
 
@@ -109,10 +128,8 @@ impl Model {
         if folder.join(conjoin_core::MANIFEST_FILE).exists() || !folder.exists() {
             return Self::open_checkpoint(folder);
         }
-        if folder.join("modules.json").exists() {
-            return families::bert::open_sentence_transformer(folder);
-        }
-        Err(ModelErrorKind::UnknownLayout.at(folder.display().to_string()))
+        let plan = families::Plan::read(folder)?;
+        plan.build().map_err(|kind| kind.at(folder.display().to_string()))
     }
 
     /// Everything about the model but its numbers.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
-use conjoin_engine::{Exec, ImageShape, Pool, Tape, Tensor, vectorize};
+use conjoin_engine::{Exec, ImageShape, Pool, Tape, Tensor, TokenBatch, vectorize};
 use conjoin_input::{ImageContract, Pixels};
 
 use crate::{
@@ -49,7 +49,7 @@ pub struct ImageTower {
 
 #[derive(Debug)]
 enum Body {
-    Transformer(Encoder),
+    Transformer(Box<Encoder>),
     MobileNet(MobileNet),
 }
 
@@ -89,7 +89,7 @@ impl TextTower {
     /// The most tokens a text may have.
     #[must_use]
     pub fn max_tokens(&self) -> usize {
-        self.encoder.max_tokens()
+        self.spec().max_tokens()
     }
 
     /// One pass over `inputs`, telling every intermediate.
@@ -108,23 +108,27 @@ impl TextTower {
         inputs: &[&Vec<u32>],
         observe: Observe<'_>,
     ) -> Result<Tensor, TowerError> {
+        Ok(self.encoder.embed_ids(exec, &self.batch(inputs)?, observe))
+    }
+
+    fn batch(&self, inputs: &[&Vec<u32>]) -> Result<TokenBatch, TowerError> {
         self.check(inputs)?;
         let ids: Arc<[u32]> = inputs.iter().flat_map(|ids| ids.iter().copied()).collect();
         let mut offsets = vec![0];
         for ids in inputs {
             offsets.push(offsets[offsets.len() - 1] + ids.len());
         }
-        Ok(self.encoder.embed_ids(exec, &ids, offsets.into(), observe))
+        Ok(TokenBatch { ids, types: None, offsets: offsets.into() })
     }
 
     fn check(&self, inputs: &[&Vec<u32>]) -> Result<(), TowerError> {
-        let EncoderInput::Tokens { vocabulary, positions, .. } = self.spec().input else {
+        let EncoderInput::Tokens { vocabulary, max_tokens, .. } = self.spec().input else {
             unreachable!("checked when the tower was built")
         };
         for (index, ids) in inputs.iter().enumerate() {
-            if ids.is_empty() || ids.len() > positions {
+            if ids.is_empty() || ids.len() > max_tokens {
                 let found = format!("{} tokens", ids.len());
-                let expected = format!("1 to {positions} tokens");
+                let expected = format!("1 to {max_tokens} tokens");
                 return Err(TowerError::InputSize { index, found, expected });
             }
             if let Some(&id) = ids.iter().find(|id| **id as usize >= vocabulary) {
@@ -171,7 +175,7 @@ impl ImageTower {
             }
             ImageSpec::Transformer(spec) => {
                 spec.check()?;
-                Body::Transformer(Encoder::declare(spec, &mut layout))
+                Body::Transformer(Box::new(Encoder::declare(spec, &mut layout)))
             }
         };
         if spec.image_size() != Some(contract.size) {

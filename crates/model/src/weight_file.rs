@@ -1,23 +1,52 @@
-//! A safetensors file, mapped into memory and read tensor by tensor.
+//! Safetensors files, mapped into memory and read tensor by tensor.
 //!
-//! In:  a path or embedded bytes. Out: tensors as `f32`, whatever they are stored as.
-//! The header is parsed by the `safetensors` crate, which checks every offset against the file. This
-//! is the crate's one module with `unsafe`, for the memory map.
+//! In:  a file, the shards of a folder, or embedded bytes. Out: tensors as `f32`, whatever they are
+//! stored as; those stored as `F32` are lent from the map, not copied.
+//! Headers are parsed by the `safetensors` crate, which checks every offset against the file. This is
+//! the crate's one module with `unsafe`, for the memory map.
 #![expect(unsafe_code, reason = "memory maps are unsafe by nature; see the SAFETY note")]
 
-use std::{borrow::Cow, path::Path};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use conjoin_core::hash_bytes;
+use conjoin_core::{Values, hash_bytes};
 use half::{bf16, f16};
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use rayon::prelude::*;
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
 
-use crate::ModelErrorKind;
+use crate::{ModelErrorKind, checkpoint::read_json};
 
-/// An open safetensors file.
-#[derive(Debug)]
-pub struct WeightFile {
-    bytes: Bytes,
+/// The one file of most folders.
+const SINGLE: &str = "model.safetensors";
+/// What tells in which file a tensor of a large model is.
+const INDEX: &str = "model.safetensors.index.json";
+/// Weights that are code when read.
+const PICKLES: [&str; 3] =
+    ["pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin"];
+/// No model has more shards.
+const MAX_SHARDS: usize = 1000;
+
+/// The tensors of one or more safetensors files.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    files: Vec<Arc<Bytes>>,
+    tensors: BTreeMap<String, Stored>,
+}
+
+#[derive(Debug, Clone)]
+struct Stored {
+    file: Arc<Bytes>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Bytes in the file.
+    range: Range<usize>,
 }
 
 #[derive(Debug)]
@@ -26,17 +55,55 @@ enum Bytes {
     Embedded(Cow<'static, [u8]>),
 }
 
-impl WeightFile {
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Embedded(bytes) => bytes,
+        }
+    }
+}
+
+/// Numbers in a map.
+struct Lent {
+    file: Arc<Bytes>,
+    range: Range<usize>,
+}
+
+impl AsRef<[f32]> for Lent {
+    fn as_ref(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.file.get()[self.range.clone()])
+    }
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
     /// Maps a file.
     ///
     /// # Errors
     /// When it cannot be read or its header is not valid.
     pub fn open(path: &Path) -> Result<Self, ModelErrorKind> {
-        let file = fs_err::File::open(path)?;
-        // SAFETY: the map is read-only and private to this value. Another process that truncates the
-        // file while we read it could end this one with a bus error; it can never make us write.
-        let mapped = unsafe { Mmap::map(file.file()) }?;
-        Self { bytes: Bytes::Mapped(mapped) }.checked()
+        Self::of_files(&[path.to_path_buf()])
+    }
+
+    /// Maps the weights of a model's folder: `model.safetensors`, or the shards its index names.
+    ///
+    /// # Errors
+    /// When there are none, or only pickled ones; and as [`Weights::open`].
+    pub fn open_folder(folder: &Path) -> Result<Self, ModelErrorKind> {
+        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+        if !single.exists() && index.exists() {
+            return Self::of_files(&shards(folder, &read_json(&index)?)?);
+        }
+        let pickle = PICKLES.iter().map(|name| folder.join(name)).find(|path| path.exists());
+        match pickle {
+            Some(pickle) if !single.exists() => Err(ModelErrorKind::Pickle(pickle)),
+            Some(_) | None => Self::open(&single),
+        }
     }
 
     /// Uses bytes that are part of the program or already in memory.
@@ -44,84 +111,149 @@ impl WeightFile {
     /// # Errors
     /// When the header is not valid.
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, ModelErrorKind> {
-        Self { bytes: Bytes::Embedded(bytes.into()) }.checked()
+        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        weights.add(Bytes::Embedded(bytes.into()))?;
+        Ok(weights)
     }
 
-    fn checked(self) -> Result<Self, ModelErrorKind> {
-        self.parsed()?;
-        Ok(self)
+    fn of_files(paths: &[PathBuf]) -> Result<Self, ModelErrorKind> {
+        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        for path in paths {
+            let file = fs_err::File::open(path)?;
+            // SAFETY: the map is read-only and private to this value. Another process that truncates
+            // the file while we read it could end this one with a bus error; it can never make us
+            // write. A change of the numbers behind our back changes vectors, not memory safety:
+            // every bit pattern is an f32.
+            let mapped = unsafe { Mmap::map(file.file()) }?;
+            weights.add(Bytes::Mapped(mapped))?;
+        }
+        Ok(weights)
     }
 
-    fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(map) => map,
-            Bytes::Embedded(bytes) => bytes,
+    fn add(&mut self, bytes: Bytes) -> Result<(), ModelErrorKind> {
+        let file = Arc::new(bytes);
+        // Checks that every tensor lies in the file and has the size its shape says.
+        SafeTensors::deserialize(file.get())?;
+        let (header, metadata) = SafeTensors::read_metadata(file.get())?;
+        for name in metadata.offset_keys() {
+            let Some(info) = metadata.info(&name) else { continue };
+            // The header's length is told by eight bytes before it.
+            let (start, end) = info.data_offsets;
+            let range = start + header + 8..end + header + 8;
+            let (dtype, shape) = (info.dtype, info.shape.clone());
+            let stored = Stored { file: file.clone(), dtype, shape, range };
+            if self.tensors.insert(name.clone(), stored).is_some() {
+                return Err(ModelErrorKind::DoubleTensor(name));
+            }
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// SHA-256 of all files.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let hashes: Vec<String> = self.files.par_iter().map(|f| hash_bytes(f.get())).collect();
+        match hashes.as_slice() {
+            [one] => one.clone(),
+            many => hash_bytes(many.concat().as_bytes()),
         }
     }
 
-    fn parsed(&self) -> Result<SafeTensors<'_>, ModelErrorKind> {
-        Ok(SafeTensors::deserialize(self.bytes())?)
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
-    /// SHA-256 of the whole file.
+    /// Whether there is a tensor of this name.
     #[must_use]
-    pub fn hash(&self) -> String {
-        hash_bytes(self.bytes())
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
-    /// A reader that has parsed the header once.
+    /// A tensor's shape.
     ///
     /// # Errors
-    /// When the header is not valid.
-    pub fn reader(&self) -> Result<WeightReader<'_>, ModelErrorKind> {
-        Ok(WeightReader { tensors: self.parsed()? })
-    }
-}
-
-/// The tensors of a [`WeightFile`].
-#[derive(Debug)]
-pub struct WeightReader<'a> {
-    tensors: SafeTensors<'a>,
-}
-
-impl WeightReader<'_> {
-    /// Names of all tensors, sorted.
-    #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            self.tensors.names().into_iter().map(ToOwned::to_owned).collect();
-        names.sort();
-        names
+    /// When it is missing.
+    pub fn shape(&self, name: &str) -> Result<&[usize], ModelErrorKind> {
+        Ok(&self.stored(name)?.shape)
     }
 
     /// A tensor's shape and values.
     ///
     /// # Errors
     /// When it is missing, of an unreadable number type, or has a value that is not finite.
-    pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), ModelErrorKind> {
-        let view = self
-            .tensors
-            .tensor(name)
-            .map_err(|_| ModelErrorKind::MissingTensor(name.to_owned()))?;
-        let values = to_f32(name, &view)?;
-        if values.iter().any(|v| !v.is_finite()) {
+    pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Values), ModelErrorKind> {
+        let stored = self.stored(name)?;
+        let values = stored.values(name)?;
+        let finite = values.par_chunks(1 << 16).all(|part| part.iter().all(|v| v.is_finite()));
+        if !finite {
             return Err(ModelErrorKind::NotFinite(name.to_owned()));
         }
-        Ok((view.shape().to_vec(), values))
+        Ok((stored.shape.clone(), values))
+    }
+
+    /// The value of a tensor with one number.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`], and when it has more numbers.
+    pub fn scalar(&self, name: &str) -> Result<f32, ModelErrorKind> {
+        let (found, values) = self.tensor(name)?;
+        match *values {
+            [value] => Ok(value),
+            _ => {
+                let (name, expected) = (name.to_owned(), vec![1]);
+                Err(ModelErrorKind::Shape { name, found, expected })
+            }
+        }
+    }
+
+    fn stored(&self, name: &str) -> Result<&Stored, ModelErrorKind> {
+        self.tensors.get(name).ok_or_else(|| ModelErrorKind::MissingTensor(name.to_owned()))
     }
 }
 
-fn to_f32(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, ModelErrorKind> {
-    let data = view.data();
-    let half_words = || data.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the crate's list of types is open")]
-    Ok(match view.dtype() {
-        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::F16 => half_words().map(|bits| f16::from_bits(bits).to_f32()).collect(),
-        Dtype::BF16 => half_words().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
-        other => {
-            let (name, found) = (name.to_owned(), format!("{other:?}"));
-            return Err(ModelErrorKind::NumberType { name, found });
+impl Stored {
+    fn values(&self, name: &str) -> Result<Values, ModelErrorKind> {
+        let data = &self.file.get()[self.range.clone()];
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the crate's list of types is open")]
+        Ok(match self.dtype {
+            Dtype::F32 if lendable(data) => {
+                let (file, range) = (self.file.clone(), self.range.clone());
+                Values::lent(Arc::new(Lent { file, range }))
+            }
+            Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::F16 => widened(data, |bits| f16::from_bits(bits).to_f32()),
+            Dtype::BF16 => widened(data, |bits| bf16::from_bits(bits).to_f32()),
+            other => {
+                let (name, found) = (name.to_owned(), format!("{other:?}"));
+                return Err(ModelErrorKind::NumberType { name, found });
+            }
+        })
+    }
+}
+
+/// Whether the bytes are numbers of this machine where they lie.
+fn lendable(data: &[u8]) -> bool {
+    cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, f32>(data).is_ok()
+}
+
+fn widened(data: &[u8], widen: impl Fn(u16) -> f32 + Sync) -> Values {
+    let words = data.as_chunks::<2>().0.par_iter().with_min_len(1 << 14);
+    words.map(|b| widen(u16::from_le_bytes(*b))).collect::<Vec<_>>().into()
+}
+
+/// The files that an index names, each once; they lie in the folder itself.
+fn shards(folder: &Path, index: &Index) -> Result<Vec<PathBuf>, ModelErrorKind> {
+    let mut names: Vec<&str> = index.weight_map.values().map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    let plain = |name: &&str| Path::new(name).file_name().is_some_and(|file| file == *name);
+    match names.iter().find(|name| !plain(name)) {
+        Some(name) => Err(ModelErrorKind::Shard((*name).to_owned())),
+        None if names.len() > MAX_SHARDS => {
+            Err(ModelErrorKind::Shard(format!("{} files", names.len())))
         }
-    })
+        None => Ok(names.iter().map(|name| folder.join(name)).collect()),
+    }
 }

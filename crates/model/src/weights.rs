@@ -3,11 +3,14 @@
 //! In:  a [`NameMap`] made by a family, and the parameters a tower declares.
 //! Out: the parameters, filled. A parameter the map does not know is made fresh.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use conjoin_core::{Parameter, Seed};
+use conjoin_core::{Parameter, Seed, Tower, Values};
 
-use crate::{ModelErrorKind, layout::Layout, weight_file::WeightReader};
+use crate::{ModelErrorKind, layout::Layout, weight_file::Weights};
 
 /// How one of our parameters is made of tensors of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub enum Source {
     Same(String),
     /// Tensors one below the other (separate Q, K, V to our fused rows).
     Rows(Vec<String>),
+    /// The rows of a matrix from this one on (positions that begin behind the padding's).
+    RowsFrom(String, usize),
     /// The transpose of a matrix, leading dimensions merged: `[.., n]` to `[n, ..]`.
     Transposed(String),
     /// A depthwise kernel `[y, x, c, 1]` as taps `[y · x, c]`.
@@ -31,8 +36,11 @@ pub enum Source {
 /// Values for our parameters, by our names.
 #[derive(Debug, Default)]
 pub struct NameMap {
-    values: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    values: BTreeMap<String, Tensor>,
 }
+
+/// Shape and values.
+type Tensor = (Vec<usize>, Values);
 
 /// Keras' MobileNet normalises with this ε.
 const BATCH_NORM_EPS: f32 = 1e-3;
@@ -45,27 +53,28 @@ impl NameMap {
     }
 
     /// Reads every mapped tensor. Tensors of the file that are neither mapped nor start with one of
-    /// `ignored` are an error: ignoring them could mean a wrong model.
+    /// `unused` are an error: ignoring them could mean a wrong model.
     ///
     /// # Errors
-    /// When a tensor is missing, unreadable or unused.
-    pub fn read(
-        file: &WeightReader<'_>,
+    /// When a tensor is missing, unreadable or unknown.
+    pub fn read<S: AsRef<str>>(
+        weights: &Weights,
         sources: &[(String, Source)],
-        ignored: &[&str],
+        unused: &[S],
     ) -> Result<Self, ModelErrorKind> {
         let mut values = BTreeMap::new();
         let mut used = BTreeSet::new();
         for (ours, source) in sources {
-            values.insert(ours.clone(), source.read(file)?);
+            values.insert(ours.clone(), source.read(weights)?);
             used.extend(source.names());
         }
-        let unused = |name: &String| {
-            !used.contains(name) && !ignored.iter().any(|start| name.starts_with(start))
+        let unknown = |name: &&str| {
+            !used.contains(*name) && !unused.iter().any(|start| name.starts_with(start.as_ref()))
         };
-        let unused: Vec<_> = file.names().into_iter().filter(unused).take(8).collect();
-        if !unused.is_empty() {
-            return Err(ModelErrorKind::UnusedTensors(unused));
+        let unknown: Vec<_> =
+            weights.names().filter(unknown).map(ToOwned::to_owned).take(8).collect();
+        if !unknown.is_empty() {
+            return Err(ModelErrorKind::UnusedTensors(unknown));
         }
         Ok(Self { values })
     }
@@ -74,13 +83,21 @@ impl NameMap {
     ///
     /// # Errors
     /// When a tensor is unreadable.
-    pub fn with_prefix(file: &WeightReader<'_>, prefix: &str) -> Result<Self, ModelErrorKind> {
-        let names = file.names();
-        let ours = names.iter().filter_map(|name| Some((name, name.strip_prefix(prefix)?)));
+    pub fn with_prefix(weights: &Weights, prefix: &str) -> Result<Self, ModelErrorKind> {
+        let ours = weights.names().filter_map(|name| Some((name, name.strip_prefix(prefix)?)));
         let values = ours
-            .map(|(name, ours)| Ok((ours.to_owned(), file.tensor(name)?)))
+            .map(|(name, ours)| Ok((ours.to_owned(), weights.tensor(name)?)))
             .collect::<Result<_, ModelErrorKind>>()?;
         Ok(Self { values })
+    }
+
+    /// Those whose name starts with `prefix`, under their names without it.
+    #[must_use]
+    pub fn part(&self, prefix: &str) -> Self {
+        let part = self.values.iter().filter_map(|(name, tensor)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
+        });
+        Self { values: part.collect() }
     }
 
     /// The parameters of a tower, to build another of partly the same layout (a new head, say).
@@ -96,12 +113,16 @@ impl NameMap {
     /// Shape and values of one of our parameters.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<(&[usize], &[f32])> {
-        self.values.get(name).map(|(shape, values)| (shape.as_slice(), values.as_slice()))
+        self.values.get(name).map(|(shape, values)| (shape.as_slice(), &**values))
     }
 
-    /// The first of `names` that has no value.
-    pub(crate) fn missing<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-        names.find(|name| !self.values.contains_key(*name))
+    /// Checks that no parameter of a loaded tower was made fresh.
+    pub(crate) fn has_all(&self, prefix: &str, tower: &impl Tower) -> Result<(), ModelErrorKind> {
+        let mut ours = tower.parameters().iter().filter_map(|p| p.name.strip_prefix(prefix));
+        match ours.find(|name| !self.values.contains_key(*name)) {
+            None => Ok(()),
+            Some(name) => Err(ModelErrorKind::MissingTensor(name.to_owned())),
+        }
     }
 }
 
@@ -114,7 +135,7 @@ pub(crate) fn fill(
 ) -> Result<Vec<Parameter>, ModelErrorKind> {
     layout.fill(prefix, seed, |name, expected| match map.values.get(name) {
         None => Ok(None),
-        Some((shape, value)) if shape == expected => Ok(Some(value.clone())),
+        Some((shape, value)) if same_shape(shape, expected) => Ok(Some(value.clone())),
         Some((shape, _)) => Err(ModelErrorKind::Shape {
             name: name.to_owned(),
             found: shape.clone(),
@@ -123,12 +144,40 @@ pub(crate) fn fill(
     })
 }
 
+/// Whether two shapes are the same but for leading ones (`[1, 1, d]` is `[d]`).
+fn same_shape(a: &[usize], b: &[usize]) -> bool {
+    let core = |shape: &[usize]| shape.iter().copied().skip_while(|n| *n == 1).collect::<Vec<_>>();
+    core(a) == core(b)
+}
+
+/// Numbers that were computed, in a form that can be shared without a copy.
+fn computed((shape, values): (Vec<usize>, Vec<f32>)) -> Tensor {
+    (shape, Values::lent(Arc::new(values)))
+}
+
 impl Source {
+    /// The same with every name behind `prefix`.
+    #[must_use]
+    pub fn under(self, prefix: &str) -> Self {
+        let put = |name: String| format!("{prefix}{name}");
+        match self {
+            Self::Same(name) => Self::Same(put(name)),
+            Self::Rows(names) => Self::Rows(names.into_iter().map(put).collect()),
+            Self::RowsFrom(name, first) => Self::RowsFrom(put(name), first),
+            Self::Transposed(name) => Self::Transposed(put(name)),
+            Self::Flattened(name) => Self::Flattened(put(name)),
+            Self::PatchKernel(name) => Self::PatchKernel(put(name)),
+            Self::NormScale(name) => Self::NormScale(put(name)),
+            Self::NormShift(name) => Self::NormShift(put(name)),
+        }
+    }
+
     /// The tensors it reads.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         match self {
             Self::Same(name)
+            | Self::RowsFrom(name, _)
             | Self::Transposed(name)
             | Self::Flattened(name)
             | Self::PatchKernel(name) => vec![name.clone()],
@@ -141,16 +190,18 @@ impl Source {
         }
     }
 
-    fn read(&self, file: &WeightReader<'_>) -> Result<(Vec<usize>, Vec<f32>), ModelErrorKind> {
-        match self {
-            Self::Same(name) => file.tensor(name),
-            Self::Rows(names) => stack(file, names),
-            Self::Transposed(name) => file.tensor(name).map(|(shape, x)| transpose(&shape, &x)),
-            Self::Flattened(name) => file.tensor(name).map(|(shape, x)| flatten(&shape, x)),
-            Self::PatchKernel(name) => patch_kernel(name, file.tensor(name)?),
-            Self::NormScale(prefix) => folded_norm(file, prefix).map(|(scale, _)| vector(scale)),
-            Self::NormShift(prefix) => folded_norm(file, prefix).map(|(_, shift)| vector(shift)),
-        }
+    fn read(&self, weights: &Weights) -> Result<Tensor, ModelErrorKind> {
+        let tensor = |name: &String| weights.tensor(name);
+        Ok(match self {
+            Self::Same(name) => tensor(name)?,
+            Self::Rows(names) => computed(stack(weights, names)?),
+            Self::RowsFrom(name, first) => computed(rows_from(tensor(name)?, *first)),
+            Self::Transposed(name) => computed(transpose(&tensor(name)?)),
+            Self::Flattened(name) => flatten(tensor(name)?),
+            Self::PatchKernel(name) => computed(patch_kernel(name, tensor(name)?)?),
+            Self::NormScale(prefix) => computed(vector(folded_norm(weights, prefix)?.0)),
+            Self::NormShift(prefix) => computed(vector(folded_norm(weights, prefix)?.1)),
+        })
     }
 }
 
@@ -158,10 +209,7 @@ fn vector(values: Vec<f32>) -> (Vec<usize>, Vec<f32>) {
     (vec![values.len()], values)
 }
 
-fn stack(
-    file: &WeightReader<'_>,
-    names: &[String],
-) -> Result<(Vec<usize>, Vec<f32>), ModelErrorKind> {
+fn stack(file: &Weights, names: &[String]) -> Result<(Vec<usize>, Vec<f32>), ModelErrorKind> {
     let (mut shape, mut values) = (Vec::new(), Vec::new());
     for name in names {
         let (found, part) = file.tensor(name)?;
@@ -172,13 +220,22 @@ fn stack(
                 return Err(ModelErrorKind::Shape { name: name.clone(), found, expected: shape });
             }
         }
-        values.extend(part);
+        values.extend_from_slice(&part);
     }
     Ok((shape, values))
 }
 
+fn rows_from((mut shape, x): Tensor, first: usize) -> (Vec<usize>, Vec<f32>) {
+    let rows = shape.first().copied().unwrap_or(0);
+    let width = x.len() / rows.max(1);
+    if let Some(rows) = shape.first_mut() {
+        *rows = rows.saturating_sub(first);
+    }
+    (shape, x[(first * width).min(x.len())..].to_vec())
+}
+
 /// `[a, …, n]` to `[n, a · …]`.
-fn transpose(shape: &[usize], x: &[f32]) -> (Vec<usize>, Vec<f32>) {
+fn transpose((shape, x): &Tensor) -> (Vec<usize>, Vec<f32>) {
     let n = shape.last().copied().unwrap_or(1);
     let k = x.len() / n.max(1);
     let values = (0..n).flat_map(|j| (0..k).map(move |i| x[i * n + j])).collect();
@@ -186,16 +243,13 @@ fn transpose(shape: &[usize], x: &[f32]) -> (Vec<usize>, Vec<f32>) {
 }
 
 /// `[y, x, c, 1]` to `[y · x, c]`.
-fn flatten(shape: &[usize], x: Vec<f32>) -> (Vec<usize>, Vec<f32>) {
+fn flatten((shape, x): Tensor) -> Tensor {
     let c = shape.get(2).copied().unwrap_or(1).max(1);
     (vec![x.len() / c, c], x)
 }
 
 /// `[n, c, y, x]` to `[n, y · x · c]`.
-fn patch_kernel(
-    name: &str,
-    (shape, x): (Vec<usize>, Vec<f32>),
-) -> Result<(Vec<usize>, Vec<f32>), ModelErrorKind> {
+fn patch_kernel(name: &str, (shape, x): Tensor) -> Result<(Vec<usize>, Vec<f32>), ModelErrorKind> {
     let &[n, c, h, w] = shape.as_slice() else {
         let (name, expected) = (name.to_owned(), vec![0, 3, 0, 0]);
         return Err(ModelErrorKind::Shape { name, found: shape, expected });
@@ -207,15 +261,12 @@ fn patch_kernel(
     Ok((vec![n, area * c], values.map(|(i, p, channel)| at(i, p, channel)).collect()))
 }
 
-fn folded_norm(
-    file: &WeightReader<'_>,
-    prefix: &str,
-) -> Result<(Vec<f32>, Vec<f32>), ModelErrorKind> {
+fn folded_norm(file: &Weights, prefix: &str) -> Result<(Vec<f32>, Vec<f32>), ModelErrorKind> {
     let part = |part: &str| file.tensor(&format!("{prefix}/{part}")).map(|(_, values)| values);
     let (gamma, beta) = (part("gamma")?, part("beta")?);
     let (mean, variance) = (part("moving_mean")?, part("moving_variance")?);
     let scale: Vec<f32> =
-        gamma.iter().zip(&variance).map(|(g, v)| g / (v + BATCH_NORM_EPS).sqrt()).collect();
-    let shift = beta.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
+        gamma.iter().zip(&*variance).map(|(g, v)| g / (v + BATCH_NORM_EPS).sqrt()).collect();
+    let shift = beta.iter().zip(&*mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
     Ok((scale, shift))
 }

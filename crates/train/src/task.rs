@@ -30,7 +30,7 @@ impl Task {
             .map(|scalar| Parameter {
                 name: format!("loss.{name}.{}", scalar.name),
                 shape: Vec::new(),
-                value: vec![scalar.init],
+                value: vec![scalar.init].into(),
                 decay: false,
                 frozen: !scalar.learned,
             })

@@ -1,18 +1,19 @@
 //! Multi-head self-attention over packed sequences, without padding.
 //!
-//! `o = softmax(q kᵀ / √c) v` per sequence and head. Sequences lie one behind the other at `offsets`,
+//! `o = softmax(q kᵀ / √c + B) v` per sequence and head, with `B` a number per distance of two tokens. Sequences lie one behind the other at `offsets`,
 //! so no token ever sees another sequence. The backward computes the weights again from `q` and `k`
 //! instead of keeping them: with `P` the weights, `dP = do vᵀ`, `dS = P ∘ (dP − Σⱼ dP ∘ P)`:
 //! `dv = Pᵀ do`, `dq = dS k / √c`, `dk = dSᵀ q / √c`.
-//! Source: Vaswani et al. 2017; recomputation as in Dao et al. 2022.
+//! `B` gets the sums of `dS √c` along the diagonals.
+//! Source: Vaswani et al. 2017; `B` as in Press et al. 2022 and Raffel et al. 2020; recomputation as in Dao et al. 2022.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Exec, MatRef, Tensor,
+    Exec, MatRef, ParamId, Tensor,
     aligned::Aligned,
     gemm::small::ProductScratch,
     math, simd,
@@ -31,13 +32,78 @@ pub enum Mask {
     Causal,
 }
 
+/// What is added to the scores for the distance of two tokens.
+#[derive(Debug, Clone)]
+pub enum DistanceBias {
+    /// `−m |i − j|` with this slope `m` for each head.
+    Alibi(Arc<[f32]>),
+    /// A learned number per bucket and head.
+    Buckets {
+        /// `[buckets, h]`
+        table: ParamId,
+        /// `2 n − 1` buckets, for `j − i` from `−(n − 1)` to `n − 1`, `n` the longest sequence.
+        bucket_of: Arc<[usize]>,
+    },
+}
+
 /// How attention is computed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct AttentionSpec {
     /// Number of heads `h`; it divides the width.
     pub heads: usize,
     /// Which tokens are seen.
     pub mask: Mask,
+    /// How many tokens to the left and right are seen; all of them when there is no number.
+    pub reach: Option<usize>,
+    /// What is added to the scores.
+    pub bias: Option<DistanceBias>,
+}
+
+impl AttentionSpec {
+    /// Attention to all tokens of the mask, without a bias.
+    #[must_use]
+    pub fn plain(heads: usize, mask: Mask) -> Self {
+        Self { heads, mask, reach: None, bias: None }
+    }
+}
+
+/// The bias of every head by distance: for `j − i` from `−(n − 1)` to `n − 1`, with `n` the longest
+/// sequence of the batch.
+#[derive(Clone)]
+struct ByDistance {
+    values: Arc<[f32]>,
+    n: usize,
+}
+
+impl ByDistance {
+    fn of(bias: &DistanceBias, heads: usize, n: usize, exec: &Exec<'_>) -> Self {
+        let distances = 0..2 * n - 1;
+        let values = match bias {
+            DistanceBias::Alibi(slopes) => {
+                assert_eq!(slopes.len(), heads, "a slope per head");
+                let row = |m: f32| distances.clone().map(move |d| -m * (d.abs_diff(n - 1)) as f32);
+                slopes.iter().flat_map(|m| row(*m)).collect()
+            }
+            DistanceBias::Buckets { table, bucket_of } => {
+                let (table, skip) = (exec.value(*table), bucket_of.len().div_ceil(2) - n);
+                let row = |head| {
+                    distances.clone().map(move |d| table[bucket_of[skip + d] * heads + head])
+                };
+                (0..heads).flat_map(row).collect()
+            }
+        };
+        Self { values, n }
+    }
+
+    fn head(&self, head: usize) -> &[f32] {
+        let width = 2 * self.n - 1;
+        &self.values[head * width..(head + 1) * width]
+    }
+
+    /// The numbers for `t` keys of query `i`.
+    fn row(values: &[f32], n: usize, i: usize, t: usize) -> &[f32] {
+        &values[n - 1 - i..n - 1 - i + t]
+    }
 }
 
 impl Exec<'_> {
@@ -51,9 +117,12 @@ impl Exec<'_> {
     /// When the heads do not divide the width or the offsets do not cover the tokens.
     #[must_use]
     pub fn attention(&self, qkv: &Tensor, offsets: &Arc<[usize]>, spec: AttentionSpec) -> Tensor {
-        let work = Work { offsets: offsets.clone(), d: qkv.cols() / 3, spec };
         assert_eq!(qkv.cols() % (3 * spec.heads), 0, "heads divide the width");
         assert_eq!(offsets[offsets.len() - 1], qkv.rows(), "offsets cover the tokens");
+        let longest = offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(1);
+        let bias = spec.bias.as_ref().map(|b| ByDistance::of(b, spec.heads, longest, self));
+        let learned: Vec<_> = spec.bias.iter().filter_map(DistanceBias::parameter).collect();
+        let work = Work { offsets: offsets.clone(), d: qkv.cols() / 3, spec, bias };
         let mut by_head = self.take(qkv.rows() * work.d);
         let outputs = work.split(by_head.as_mut(), 1);
         work.units().into_par_iter().zip(outputs).for_each(|(unit, out)| {
@@ -63,7 +132,7 @@ impl Exec<'_> {
         work.interleave(by_head.as_ref(), out.as_mut(), 1);
         let (rows, d) = (qkv.rows(), work.d);
         let backward = self
-            .records(&[qkv], &[])
+            .records(&[qkv], &learned)
             .then(|| Box::new(Attention { qkv: qkv.clone(), work }) as Box<dyn Backward>);
         self.output((rows, d), out, backward)
     }
@@ -76,16 +145,22 @@ struct Attention {
 
 impl Backward for Attention {
     fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, dy: Buffer) {
-        let Some(input) = self.qkv.node() else { return };
         let (work, qkv) = (&self.work, self.qkv.values());
+        let learned = work.spec.bias.as_ref().and_then(DistanceBias::parameter).is_some();
         let mut by_head = cx.pool().take(qkv.len());
         let outputs = work.split(by_head.as_mut(), 3);
-        work.units().into_par_iter().zip(outputs).for_each(|(unit, out)| {
-            unit.backward(qkv, dy.as_ref(), out);
-        });
-        let mut dx = cx.pool().take(qkv.len());
-        work.interleave(by_head.as_ref(), dx.as_mut(), 3);
-        cx.give(input, dx);
+        let diagonals: Vec<Vec<f32>> = work
+            .units()
+            .into_par_iter()
+            .zip(outputs)
+            .map(|(unit, out)| unit.backward(qkv, dy.as_ref(), out, learned))
+            .collect();
+        work.give_bias(cx, &diagonals);
+        if let Some(input) = self.qkv.node() {
+            let mut dx = cx.pool().take(qkv.len());
+            work.interleave(by_head.as_ref(), dx.as_mut(), 3);
+            cx.give(input, dx);
+        }
     }
 }
 
@@ -94,10 +169,20 @@ struct Work {
     offsets: Arc<[usize]>,
     d: usize,
     spec: AttentionSpec,
+    bias: Option<ByDistance>,
+}
+
+impl DistanceBias {
+    fn parameter(&self) -> Option<ParamId> {
+        match self {
+            Self::Alibi(_) => None,
+            Self::Buckets { table, .. } => Some(*table),
+        }
+    }
 }
 
 /// One head of one sequence: tokens `start..start + t`.
-struct Unit {
+struct Unit<'a> {
     start: usize,
     t: usize,
     head: usize,
@@ -106,10 +191,13 @@ struct Unit {
     /// Model width.
     d: usize,
     mask: Mask,
+    reach: usize,
+    /// The numbers of this head by distance, and the longest sequence they are made for.
+    bias: Option<(&'a [f32], usize)>,
 }
 
 impl Work {
-    fn units(&self) -> Vec<Unit> {
+    fn units(&self) -> Vec<Unit<'_>> {
         let (heads, d) = (self.spec.heads, self.d);
         let sequences = self.offsets.windows(2);
         sequences
@@ -122,9 +210,24 @@ impl Work {
                     c: d / heads,
                     d,
                     mask: self.spec.mask,
+                    reach: self.spec.reach.unwrap_or(t),
+                    bias: self.bias.as_ref().map(|b| (b.head(head), b.n)),
                 })
             })
             .collect()
+    }
+
+    /// Adds each unit's sums along the diagonals, by distance from `−(t − 1)`, to the bias' gradient.
+    fn give_bias(&self, cx: &mut BackwardPass<'_>, diagonals: &[Vec<f32>]) {
+        let Some(DistanceBias::Buckets { table, bucket_of }) = &self.spec.bias else { return };
+        let Some((_, gradient)) = cx.trained(*table) else { return };
+        let heads = self.spec.heads;
+        for (unit, sums) in diagonals.iter().enumerate() {
+            let skip = (bucket_of.len() - sums.len()) / 2;
+            for (bucket, sum) in bucket_of[skip..].iter().zip(sums) {
+                gradient[bucket * heads + unit % heads] += sum;
+            }
+        }
     }
 
     /// Cuts memory of `n · [t, d]` into a piece of `n · [t, c]` per unit.
@@ -178,12 +281,21 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-impl Unit {
+impl Unit<'_> {
     /// The block of `q` (0), `k` (1) or `v` (2) of this unit, `[t, c]`.
     fn view<'a>(&self, qkv: &'a [f32], block: usize) -> MatRef<'a> {
         let ld = 3 * self.d;
         let data = &qkv[self.start * ld + block * self.d + self.head * self.c..];
         MatRef::rows_apart(data, (self.t, self.c), ld)
+    }
+
+    /// The keys that query `i` sees.
+    fn seen(&self, i: usize) -> Range<usize> {
+        let last = match self.mask {
+            Mask::Bidirectional => i.saturating_add(self.reach),
+            Mask::Causal => i,
+        };
+        i.saturating_sub(self.reach)..last.saturating_add(1).min(self.t)
     }
 
     fn scale(&self) -> f32 {
@@ -197,12 +309,18 @@ impl Unit {
         let scale = self.scale();
         vectorize(|| {
             for (i, row) in p.chunks_exact_mut(t).enumerate() {
-                let seen = match self.mask {
-                    Mask::Bidirectional => t,
-                    Mask::Causal => i + 1,
-                };
-                softmax(&mut row[..seen], scale);
-                row[seen..].fill(0.0);
+                let seen = self.seen(i);
+                row[..seen.start].fill(0.0);
+                row[seen.end..].fill(0.0);
+                match self.bias {
+                    None => softmax(&mut row[seen], scale),
+                    Some((bias, n)) => {
+                        let bias = &ByDistance::row(bias, n, i, t)[seen.clone()];
+                        let row = &mut row[seen];
+                        row.iter_mut().zip(bias).for_each(|(s, b)| *s = *s * scale + b);
+                        softmax(row, 1.0);
+                    }
+                }
             }
         });
     }
@@ -215,8 +333,9 @@ impl Unit {
         });
     }
 
-    /// Writes `dq`, `dk`, `dv`, each `[t, c]`, one behind the other.
-    fn backward(&self, qkv: &[f32], dy: &[f32], out: &mut [f32]) {
+    /// Writes `dq`, `dk`, `dv`, each `[t, c]`, one behind the other. Gives the gradient of the bias by
+    /// distance, from `−(t − 1)` to `t − 1`, if it is `learned`.
+    fn backward(&self, qkv: &[f32], dy: &[f32], out: &mut [f32], learned: bool) -> Vec<f32> {
         let (t, c, scale) = (self.t, self.c, self.scale());
         let (dq, rest) = out.split_at_mut(t * c);
         let (dk, dv) = rest.split_at_mut(t * c);
@@ -235,11 +354,25 @@ impl Unit {
                     }
                 }
             });
+            let diagonals = if learned { diagonals(ds, t, scale) } else { Vec::new() };
             let ds = MatRef::new(ds, t, t);
             product.multiply(dq, ds, self.view(qkv, 1));
             product.multiply(dk, ds.transposed(), self.view(qkv, 0));
-        });
+            diagonals
+        })
     }
+}
+
+/// Sums of `ds / scale`, `[t, t]`, over equal `j − i`.
+fn diagonals(ds: &[f32], t: usize, scale: f32) -> Vec<f32> {
+    let mut sums = vec![0.0; 2 * t - 1];
+    vectorize(|| {
+        for (i, row) in ds.chunks_exact(t).enumerate() {
+            simd::add_assign(&mut sums[t - 1 - i..2 * t - 1 - i], row);
+        }
+    });
+    sums.iter_mut().for_each(|s| *s /= scale);
+    sums
 }
 
 /// `softmax(scale · s)` in place.

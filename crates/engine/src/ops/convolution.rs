@@ -2,6 +2,7 @@
 //! [`Exec::linear`] behind it. It takes raw pixels and has no backward.
 //!
 //! Padding is TensorFlow's "same": the missing row or column goes behind (`out = ⌈in / stride⌉`).
+//! Patches are windows beside each other; what is left behind the last whole one is not seen.
 
 use crate::{Exec, Tensor, simd};
 
@@ -42,6 +43,34 @@ pub(crate) fn padding_before(size: usize, kernel: usize, stride: usize) -> usize
 }
 
 impl Exec<'_> {
+    /// The whole `side × side` squares of images, as rows ordered (y, x, channel).
+    ///
+    /// # Shapes
+    /// `x`: `[b · h · w, c]`, result: `[b · ⌊h/side⌋ · ⌊w/side⌋, side² · c]`.
+    ///
+    /// # Panics
+    /// When `x` is on the tape: there is no backward.
+    #[must_use]
+    pub fn patches(&self, x: &Tensor, shape: ImageShape, side: usize) -> Tensor {
+        assert!(x.node().is_none(), "patches are taken of pixels only");
+        assert_eq!(x.rows(), shape.rows(), "a row per pixel");
+        let (height, width) = (shape.height / side, shape.width / side);
+        let grid = ImageShape { batch: shape.batch, height, width };
+        let (c, values) = (x.cols(), x.values());
+        let cols = side * side * c;
+        let mut y = self.take(grid.rows() * cols);
+        simd::for_row_blocks(y.as_mut(), cols, |first, y| {
+            for (i, patch) in y.chunks_exact_mut(cols).enumerate() {
+                let (image, py, px) = position(first + i, grid);
+                for (line, to) in patch.chunks_exact_mut(side * c).enumerate() {
+                    let from = shape.row(image, py * side + line, px * side) * c;
+                    to.copy_from_slice(&values[from..from + side * c]);
+                }
+            }
+        });
+        self.output((grid.rows(), cols), y, None)
+    }
+
     /// The `kernel × kernel` windows of images, "same" padded, as rows ordered (y, x, channel).
     ///
     /// # Shapes

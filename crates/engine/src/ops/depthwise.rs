@@ -44,14 +44,13 @@ impl Exec<'_> {
         let (c, grid) = (x.cols(), Grid::new(shape, stride));
         let mut weight = self.take(9 * c);
         scale_taps(weight.as_mut(), self.value(p.weight), p.scale.map(|s| self.value(s)));
-        let ids: Vec<_> = [Some(p.weight), p.scale, p.bias].into_iter().flatten().collect();
+        let ids: Vec<_> = p.ids().collect();
         let records = self.records(&[x], &ids);
         let keep_z = records && !activation.derivative_from_output();
         let now = if keep_z { Activation::Identity } else { activation };
-        let zeros = vec![0.0; c];
-        let bias = p.bias.map_or(zeros.as_slice(), |b| self.value(b));
+        let bias = p.bias.map_or(vec![0.0; c].into(), |b| b.whole(self.value(b.id()), c));
         let mut y = self.take(grid.out.rows() * c);
-        grid.convolve(y.as_mut(), x.values(), (weight.as_ref(), bias), |y| now.apply(y));
+        grid.convolve(y.as_mut(), x.values(), (weight.as_ref(), &bias), |y| now.apply(y));
         let (y, z) = if keep_z { (self.activate(&y, activation), Some(y)) } else { (y, None) };
         let y = Tensor::new(grid.out.rows(), c, y, None);
         let backward = records.then(|| {

@@ -1,4 +1,4 @@
-//! Token embeddings: `y = E[id] + P[position] + T[0]`.
+//! Token embeddings: `y = E[id] + P[position] + T[type]`.
 //!
 //! The backward adds each row of `dy` to the rows it was made of, in order of the tokens.
 
@@ -18,30 +18,42 @@ pub struct TokenTables {
     pub tokens: ParamId,
     /// `[max positions, d]`
     pub positions: Option<ParamId>,
-    /// `[types, d]`; type 0 is used.
+    /// `[types, d]`
     pub types: Option<ParamId>,
+}
+
+/// Token ids of packed sequences: those of sequence `i` are `offsets[i]..offsets[i + 1]`.
+#[derive(Debug, Clone)]
+pub struct TokenBatch {
+    /// The ids of all sequences, one behind the other, `t` in all.
+    pub ids: Arc<[u32]>,
+    /// The type of each token; type 0 for all where there are none.
+    pub types: Option<Arc<[u32]>>,
+    /// `b + 1` ascending positions from 0 to `t`.
+    pub offsets: Arc<[usize]>,
+}
+
+impl TokenBatch {
+    fn type_of(&self, token: usize) -> usize {
+        self.types.as_ref().map_or(0, |types| types[token] as usize)
+    }
 }
 
 impl Exec<'_> {
     /// Looks up the tokens of packed sequences.
     ///
     /// # Shapes
-    /// `ids`: `t` ids in all, sequences at `offsets` (`b + 1` positions); result: `[t, d]`.
+    /// Result: `[t, d]`.
     ///
     /// # Panics
-    /// When an id or a position is outside its table; callers check both.
+    /// When an id, a type or a position is outside its table; callers check them.
     #[must_use]
-    pub fn embed_tokens(
-        &self,
-        ids: &Arc<[u32]>,
-        offsets: &Arc<[usize]>,
-        tables: TokenTables,
-        d: usize,
-    ) -> Tensor {
+    pub fn embed_tokens(&self, batch: &TokenBatch, tables: TokenTables, d: usize) -> Tensor {
+        let TokenBatch { ids, offsets, .. } = batch;
         let mut y = self.take(ids.len() * d);
         let tokens = self.value(tables.tokens);
         let positions = tables.positions.map(|p| self.value(p));
-        let types = tables.types.map(|t| &self.value(t)[..d]);
+        let types = tables.types.map(|t| self.value(t));
         vectorize(|| {
             for sequence in offsets.windows(2) {
                 let (start, end) = (sequence[0], sequence[1]);
@@ -52,7 +64,7 @@ impl Exec<'_> {
                         simd::add_assign(out, row(positions, position, d));
                     }
                     if let Some(types) = types {
-                        simd::add_assign(out, types);
+                        simd::add_assign(out, row(types, batch.type_of(start + position), d));
                     }
                 }
             }
@@ -60,8 +72,7 @@ impl Exec<'_> {
         let parameters: Vec<_> =
             [Some(tables.tokens), tables.positions, tables.types].into_iter().flatten().collect();
         let backward = self.records(&[], &parameters).then(|| {
-            let (ids, offsets) = (ids.clone(), offsets.clone());
-            Box::new(EmbedTokens { ids, offsets, tables, d }) as Box<dyn Backward>
+            Box::new(EmbedTokens { batch: batch.clone(), tables, d }) as Box<dyn Backward>
         });
         self.output((ids.len(), d), y, backward)
     }
@@ -72,8 +83,7 @@ fn row(table: &[f32], idx: usize, d: usize) -> &[f32] {
 }
 
 struct EmbedTokens {
-    ids: Arc<[u32]>,
-    offsets: Arc<[usize]>,
+    batch: TokenBatch,
     tables: TokenTables,
     d: usize,
 }
@@ -83,20 +93,21 @@ impl Backward for EmbedTokens {
         let (d, dy) = (self.d, dy.as_ref());
         let rows = || dy.chunks_exact(d);
         if let Some((_, gradient)) = cx.trained(self.tables.tokens) {
-            for (dy, &id) in rows().zip(self.ids.iter()) {
+            for (dy, &id) in rows().zip(self.batch.ids.iter()) {
                 let id = id as usize;
                 vectorize(|| simd::add_assign(&mut gradient[id * d..(id + 1) * d], dy));
             }
         }
         if let Some((_, gradient)) = self.tables.positions.and_then(|p| cx.trained(p)) {
-            for sequence in self.offsets.windows(2) {
+            for sequence in self.batch.offsets.windows(2) {
                 let dy = &dy[sequence[0] * d..sequence[1] * d];
                 vectorize(|| simd::add_assign(&mut gradient[..dy.len()], dy));
             }
         }
         if let Some((_, gradient)) = self.tables.types.and_then(|t| cx.trained(t)) {
-            for dy in rows() {
-                vectorize(|| simd::add_assign(&mut gradient[..d], dy));
+            for (token, dy) in rows().enumerate() {
+                let kind = self.batch.type_of(token);
+                vectorize(|| simd::add_assign(&mut gradient[kind * d..(kind + 1) * d], dy));
             }
         }
     }

@@ -16,9 +16,23 @@ impl Exec<'_> {
     /// # Shapes
     /// `x`, result: `[m, d]`; `weight`, `bias`: `[d]`.
     #[must_use]
-    pub fn layer_norm(&self, x: &Tensor, weight: ParamId, bias: ParamId, eps: f32) -> Tensor {
+    pub fn layer_norm(
+        &self,
+        x: &Tensor,
+        weight: ParamId,
+        bias: Option<ParamId>,
+        eps: f32,
+    ) -> Tensor {
         let d = x.cols();
-        let (gamma, beta, values) = (self.value(weight), self.value(bias), x.values());
+        let zeros;
+        let beta = match bias {
+            Some(bias) => self.value(bias),
+            None => {
+                zeros = self.pool().zeros(d);
+                zeros.as_ref()
+            }
+        };
+        let (gamma, values) = (self.value(weight), x.values());
         let mut y = self.take(values.len());
         simd::for_row_blocks(y.as_mut(), d, |first, y| {
             for (y, x) in y.chunks_exact_mut(d).zip(values[first * d..].chunks_exact(d)) {
@@ -28,8 +42,9 @@ impl Exec<'_> {
                 }
             }
         });
+        let affine = [Some(weight), bias];
         let backward = self
-            .records(&[x], &[weight, bias])
+            .records(&[x], &affine.into_iter().flatten().collect::<Vec<_>>())
             .then(|| Box::new(LayerNorm { x: x.clone(), weight, bias, eps }) as Box<dyn Backward>);
         self.output((x.rows(), d), y, backward)
     }
@@ -55,7 +70,7 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
 struct LayerNorm {
     x: Tensor,
     weight: ParamId,
-    bias: ParamId,
+    bias: Option<ParamId>,
     eps: f32,
 }
 
@@ -79,7 +94,7 @@ impl Backward for LayerNorm {
         if let Some((_, d_gamma)) = cx.trained(self.weight) {
             simd::add_assign(d_gamma, &affine[..d]);
         }
-        if let Some((_, d_beta)) = cx.trained(self.bias) {
+        if let Some((_, d_beta)) = self.bias.and_then(|b| cx.trained(b)) {
             simd::add_assign(d_beta, &affine[d..]);
         }
         if let Some(input) = self.x.node() {

@@ -5,6 +5,8 @@
 //! Backward, with `g = dy ∘ act'`: `dW = s ∘ (gᵀ x)`, `ds = Σₖ W ∘ (gᵀ x)`, `db = Σₘ g`,
 //! `dx = g · (s ∘ W)`.
 
+use std::borrow::Cow;
+
 use crate::{
     Activation, Exec, MatMut, MatRef, ParamId, Tensor,
     gemm::matmul_then,
@@ -21,13 +23,54 @@ pub struct LinearParams {
     pub weight: ParamId,
     /// `[n]`: a factor per output, from a folded batch norm.
     pub scale: Option<ParamId>,
-    /// `[n]`
-    pub bias: Option<ParamId>,
+    /// What is added to the outputs.
+    pub bias: Option<Bias>,
+}
+
+/// What a linear layer adds to its outputs.
+#[derive(Debug, Clone, Copy)]
+pub enum Bias {
+    /// `[n]`: a number per output.
+    All(ParamId),
+    /// `[2 n / 3]`: for the first and the last third of the outputs (queries and values, where keys
+    /// have no bias).
+    Outer(ParamId),
+}
+
+impl Bias {
+    pub(crate) fn id(self) -> ParamId {
+        match self {
+            Self::All(id) | Self::Outer(id) => id,
+        }
+    }
+
+    /// The number per output.
+    pub(crate) fn whole(self, values: &[f32], n: usize) -> Cow<'_, [f32]> {
+        match self {
+            Self::All(_) => values.into(),
+            Self::Outer(_) => {
+                let (first, last) = values.split_at(n / 3);
+                [first, &vec![0.0; n / 3], last].concat().into()
+            }
+        }
+    }
+
+    /// Adds a gradient per output to the gradient of the bias.
+    fn give(self, gradient: &mut [f32], sum: &[f32]) {
+        match self {
+            Self::All(_) => simd::add_assign(gradient, sum),
+            Self::Outer(_) => {
+                let third = sum.len() / 3;
+                simd::add_assign(&mut gradient[..third], &sum[..third]);
+                simd::add_assign(&mut gradient[third..], &sum[2 * third..]);
+            }
+        }
+    }
 }
 
 impl LinearParams {
-    fn ids(self) -> impl Iterator<Item = ParamId> {
-        [Some(self.weight), self.scale, self.bias].into_iter().flatten()
+    pub(crate) fn ids(self) -> impl Iterator<Item = ParamId> {
+        [Some(self.weight), self.scale, self.bias.map(Bias::id)].into_iter().flatten()
     }
 }
 
@@ -52,7 +95,8 @@ impl Exec<'_> {
         let effective = scaled.as_ref().map_or(weight, AsRef::as_ref);
         let ids: Vec<_> = p.ids().collect();
         let records = self.records(&[x], &ids);
-        let bias = p.bias.map(|b| self.value(b));
+        let bias = p.bias.map(|b| b.whole(self.value(b.id()), n));
+        let bias = bias.as_deref();
         // Where the derivative is of z, the product leaves z and the activation goes from z to y.
         let keep_z = records && !activation.derivative_from_output();
         let now = if keep_z { Activation::Identity } else { activation };
@@ -120,10 +164,10 @@ pub(crate) fn activation_backward(
     dy: &mut Buffer,
     kept: &Tensor,
     activation: Activation,
-    bias: Option<ParamId>,
+    bias: Option<Bias>,
 ) {
     let (n, kept) = (kept.cols(), kept.values());
-    let db = bias.and_then(|b| cx.trained(b)).map(|(_, db)| db);
+    let db = bias.and_then(|b| Some((b, cx.trained(b.id())?.1)));
     if db.is_none() && activation == Activation::Identity {
         return;
     }
@@ -135,8 +179,8 @@ pub(crate) fn activation_backward(
         }
         sum
     });
-    if let Some(db) = db {
-        sums.iter().for_each(|sum| simd::add_assign(db, sum));
+    if let Some((bias, db)) = db {
+        sums.iter().for_each(|sum| bias.give(db, sum));
     }
 }
 

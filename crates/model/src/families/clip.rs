@@ -3,11 +3,14 @@
 //! In:  the keys of `config.json`'s `text_config` and `vision_config`. Out: specs and name maps.
 //! Parity: `testdata/parity/towers/clip_text_tiny`, `testdata/parity/towers/vit_tiny`.
 
-use conjoin_engine::{Mask, Pooling};
+use conjoin_engine::Mask;
 use serde::Deserialize;
 
-use super::bert::{ACTIVATIONS, activation};
-use crate::{EncoderInput, EncoderSpec, ModelErrorKind, NormPlacement, weights::Source};
+use super::text::activation_named;
+use crate::{
+    AttentionRule, EncoderInput, EncoderSpec, MlpRule, ModelErrorKind, NormPlacement, NormRule,
+    OutputNorm, Pooling, QkvBias, ScoreBias, weights::Source,
+};
 
 #[derive(Debug, Deserialize)]
 struct TowerConfig {
@@ -45,7 +48,8 @@ pub fn text_spec(config: &[u8]) -> Result<EncoderSpec, ModelErrorKind> {
     let text: TextConfig = parse(config)?;
     let input = EncoderInput::Tokens {
         vocabulary: text.vocab_size,
-        positions: text.max_position_embeddings,
+        max_tokens: text.max_position_embeddings,
+        positions: true,
         types: 0,
     };
     let causal = Towards { input, input_norm: false, mask: Mask::Causal, pooling: Pooling::Last };
@@ -58,8 +62,12 @@ pub fn text_spec(config: &[u8]) -> Result<EncoderSpec, ModelErrorKind> {
 /// When a key is missing or has a value this build does not implement.
 pub fn vision_spec(config: &[u8]) -> Result<EncoderSpec, ModelErrorKind> {
     let vision: VisionConfig = parse(config)?;
-    let input =
-        EncoderInput::Patches { image_size: vision.image_size, patch_size: vision.patch_size };
+    let input = EncoderInput::Patches {
+        image_size: vision.image_size,
+        patch_size: vision.patch_size,
+        bias: false,
+        class_token: true,
+    };
     let seeing =
         Towards { input, input_norm: true, mask: Mask::Bidirectional, pooling: Pooling::First };
     common(parse(config)?, seeing)
@@ -74,27 +82,49 @@ struct Towards {
 }
 
 fn common(config: TowerConfig, tower: Towards) -> Result<EncoderSpec, ModelErrorKind> {
-    let activation = activation(&config.hidden_act).ok_or_else(|| ModelErrorKind::Unsupported {
-        file: "config.json".to_owned(),
-        key: "hidden_act".to_owned(),
-        found: format!("`{}`", config.hidden_act),
-        supported: ACTIVATIONS.to_owned(),
-    })?;
-    Ok(EncoderSpec {
+    let activation =
+        activation_named(&config.hidden_act).ok_or_else(|| ModelErrorKind::Unsupported {
+            file: "config.json".to_owned(),
+            key: "hidden_act".to_owned(),
+            found: format!("`{}`", config.hidden_act),
+            supported: "gelu or quick_gelu".to_owned(),
+        })?;
+    let spec = EncoderSpec {
         input: tower.input,
         input_norm: tower.input_norm,
         width: config.hidden_size,
         layers: config.num_hidden_layers,
-        heads: config.num_attention_heads,
-        mlp_width: config.intermediate_size,
-        norm: NormPlacement::Pre,
-        norm_eps: config.layer_norm_eps,
-        activation,
-        mask: tower.mask,
-        output_norm: true,
+        attention: AttentionRule {
+            heads: config.num_attention_heads,
+            qkv_bias: QkvBias::All,
+            out_bias: true,
+            inner_norm: false,
+            mask: tower.mask,
+            score_bias: ScoreBias::None,
+            rotary: None,
+            local: None,
+        },
+        mlp: MlpRule {
+            width: config.intermediate_size,
+            activation,
+            gated: false,
+            up_bias: true,
+            down_bias: true,
+            inner_norm: false,
+        },
+        norm: NormRule {
+            placement: NormPlacement::Pre,
+            eps: config.layer_norm_eps,
+            bias: true,
+            first: true,
+        },
+        layer_scale: false,
+        output_norm: OutputNorm::Tokens,
         pooling: tower.pooling,
-        projection: Some(config.projection_dim),
-    })
+        head: Vec::new(),
+        normalize: true,
+    };
+    Ok(spec.projected(config.projection_dim))
 }
 
 fn same(ours: &str, theirs: &str) -> (String, Source) {
@@ -113,7 +143,7 @@ pub fn text_names(layers: usize) -> Vec<(String, Source)> {
     let mut map = vec![
         same("tokens.weight", "text_model.embeddings.token_embedding.weight"),
         same("positions.weight", "text_model.embeddings.position_embedding.weight"),
-        same("projection.weight", "text_projection.weight"),
+        same("head.0.weight", "text_projection.weight"),
     ];
     norm(&mut map, "output_norm", "text_model.final_layer_norm");
     blocks(&mut map, "text_model", layers);
@@ -128,7 +158,7 @@ pub fn vision_names(layers: usize) -> Vec<(String, Source)> {
         ("patch.weight".to_owned(), Source::PatchKernel(patch)),
         same("class", "vision_model.embeddings.class_embedding"),
         same("positions.weight", "vision_model.embeddings.position_embedding.weight"),
-        same("projection.weight", "visual_projection.weight"),
+        same("head.0.weight", "visual_projection.weight"),
     ];
     norm(&mut map, "input_norm", "vision_model.pre_layrnorm");
     norm(&mut map, "output_norm", "vision_model.post_layernorm");

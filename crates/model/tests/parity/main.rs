@@ -9,18 +9,19 @@
     reason = "a test tells and fails by panicking"
 )]
 
+mod case;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
 use conjoin_core::{Embedder, Embeddings, Gradients, Seed, Tower};
-use conjoin_engine::Pooling;
 use conjoin_input::{ImageContract, Pixels};
 use conjoin_model::{
     ImageSpec, ImageTower, MobileNetBlock, MobileNetSpec, Model, NameMap, Source, TextTower,
-    WeightFile, WeightReader,
-    families::{bert, clip, mobilenet},
+    Weights,
+    families::{clip, mobilenet},
 };
 use safetensors::SafeTensors;
 
@@ -38,6 +39,9 @@ fn shared(path: &str) -> Option<PathBuf> {
     eprintln!("skipped: {} is not there (see CONJOIN_SHARED)", folder.display());
     None
 }
+
+/// No tensor is left out.
+const NONE: &[&str] = &[];
 
 /// A golden file: any number type, by name.
 struct Golden(Vec<u8>);
@@ -72,14 +76,14 @@ impl Golden {
     }
 
     /// The gradients alone, under the names of the tensors they belong to.
-    fn gradients(&self) -> WeightFile {
+    fn gradients(&self) -> Weights {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let named: Vec<_> = file
             .tensors()
             .into_iter()
             .filter_map(|(name, view)| Some((name.strip_prefix("grad.")?.to_owned(), view)))
             .collect();
-        WeightFile::from_bytes(safetensors::serialize(named, None).unwrap()).unwrap()
+        Weights::from_bytes(safetensors::serialize(named, None).unwrap()).unwrap()
     }
 }
 
@@ -137,10 +141,10 @@ fn check<T: Tower>(
     assert_eq!(n, tower.parameters().len(), "every parameter's gradient is compared");
 }
 
-fn case(name: &str) -> (WeightFile, Vec<u8>, Golden) {
+fn case(name: &str) -> (Weights, Vec<u8>, Golden) {
     let folder = root().join("testdata/parity/towers").join(name);
     (
-        WeightFile::open(&folder.join("model.safetensors")).unwrap(),
+        Weights::open(&folder.join("model.safetensors")).unwrap(),
         fs_err::read(folder.join("config.json")).unwrap(),
         Golden::open(&format!("towers/{name}/golden.safetensors")),
     )
@@ -148,8 +152,7 @@ fn case(name: &str) -> (WeightFile, Vec<u8>, Golden) {
 
 /// Golden gradients in our names: the maps of these families are linear.
 fn mapped_gradients(golden: &Golden, names: &[(String, Source)]) -> NameMap {
-    let file = golden.gradients();
-    NameMap::read(&file.reader().unwrap(), names, &[]).unwrap()
+    NameMap::read(&golden.gradients(), names, NONE).unwrap()
 }
 
 fn check_text(tower: &TextTower, golden: &Golden, gradients: &NameMap) {
@@ -165,21 +168,11 @@ fn check_text(tower: &TextTower, golden: &Golden, gradients: &NameMap) {
 }
 
 #[test]
-fn parity_bert() {
-    let (weights, config, golden) = case("bert_tiny");
-    let spec = bert::spec(&config, Pooling::Mean).unwrap();
-    let names = bert::names(spec.layers);
-    let map = NameMap::read(&weights.reader().unwrap(), &names, &bert::IGNORED).unwrap();
-    let tower = TextTower::build(&spec, &map, Seed(0)).unwrap();
-    check_text(&tower, &golden, &mapped_gradients(&golden, &names));
-}
-
-#[test]
 fn parity_clip_text() {
     let (weights, config, golden) = case("clip_text_tiny");
     let spec = clip::text_spec(&config).unwrap();
     let names = clip::text_names(spec.layers);
-    let map = NameMap::read(&weights.reader().unwrap(), &names, &[]).unwrap();
+    let map = NameMap::read(&weights, &names, NONE).unwrap();
     let tower = TextTower::build(&spec, &map, Seed(0)).unwrap();
     check_text(&tower, &golden, &mapped_gradients(&golden, &names));
 }
@@ -198,7 +191,7 @@ fn parity_vit() {
     let (weights, config, golden) = case("vit_tiny");
     let spec = clip::vision_spec(&config).unwrap();
     let names = clip::vision_names(spec.layers);
-    let map = NameMap::read(&weights.reader().unwrap(), &names, &[]).unwrap();
+    let map = NameMap::read(&weights, &names, NONE).unwrap();
     let contract = ImageContract::clip(32);
     let tower = ImageTower::build(&ImageSpec::Transformer(spec), &contract, &map, Seed(0)).unwrap();
     let pixels = golden.pixels("pixels");
@@ -214,13 +207,9 @@ fn parity_vit() {
 
 /// The chain rule from batch norm's γ and β to our scale `γ/σ` and shift `β − μγ/σ`, inverted:
 /// `dβ = dshift` and `dγ = (dscale − μ dshift) / σ`, hence `dscale = σ dγ + μ dβ`.
-fn norm_gradient(
-    weights: &WeightReader<'_>,
-    gradients: &WeightReader<'_>,
-    source: &Source,
-) -> Vec<f32> {
-    let part = |file: &WeightReader<'_>, prefix: &str, part: &str| {
-        file.tensor(&format!("{prefix}/{part}")).unwrap().1
+fn norm_gradient(weights: &Weights, gradients: &Weights, source: &Source) -> Vec<f32> {
+    let part = |file: &Weights, prefix: &str, part: &str| {
+        file.tensor(&format!("{prefix}/{part}")).unwrap().1.to_vec()
     };
     match source {
         Source::NormShift(prefix) => part(gradients, prefix, "beta"),
@@ -235,6 +224,7 @@ fn norm_gradient(
         }
         Source::Same(_)
         | Source::Rows(_)
+        | Source::RowsFrom(..)
         | Source::Transposed(_)
         | Source::Flattened(_)
         | Source::PatchKernel(_) => panic!("{source:?} is no norm"),
@@ -255,20 +245,18 @@ fn parity_mobilenet_with_gradients() {
     };
     let mut names = mobilenet::names(4);
     names.push(("projection.weight".into(), Source::Transposed("projection/kernel".into())));
-    let reader = weights.reader().unwrap();
-    let map = NameMap::read(&reader, &names, &[]).unwrap();
+    let map = NameMap::read(&weights, &names, NONE).unwrap();
     let contract = ImageContract::inception(32);
     let tower = ImageTower::build(&ImageSpec::MobileNet(spec), &contract, &map, Seed(0)).unwrap();
 
-    let gradient_file = golden.gradients();
-    let gradients = gradient_file.reader().unwrap();
+    let gradients = golden.gradients();
     let is_norm = |s: &Source| matches!(s, Source::NormScale(_) | Source::NormShift(_));
     let linear: Vec<_> = names.iter().filter(|(_, s)| !is_norm(s)).cloned().collect();
     let mapped = NameMap::read(&gradients, &linear, &["conv"]).unwrap();
     let expected = |name: &str| -> Option<Vec<f32>> {
         let (_, source) = names.iter().find(|(ours, _)| ours == name)?;
         if is_norm(source) {
-            return Some(norm_gradient(&reader, &gradients, source));
+            return Some(norm_gradient(&weights, &gradients, source));
         }
         mapped.get(name).map(|(_, v)| v.to_vec())
     };
@@ -278,14 +266,13 @@ fn parity_mobilenet_with_gradients() {
 }
 
 fn bundled_mobilenet(size: usize) -> (ImageTower, Vec<f32>) {
-    let file = WeightFile::open(&root().join("assets/mobilenet/model.safetensors")).unwrap();
-    let reader = file.reader().unwrap();
+    let file = Weights::open(&root().join("assets/mobilenet/model.safetensors")).unwrap();
     let spec = MobileNetSpec::v1(0.75, size, None);
     let names = mobilenet::names(spec.blocks.len());
-    let map = NameMap::read(&reader, &names, &mobilenet::IGNORED).unwrap();
+    let map = NameMap::read(&file, &names, &mobilenet::IGNORED).unwrap();
     let contract = mobilenet::contract(size);
     let tower = ImageTower::build(&ImageSpec::MobileNet(spec), &contract, &map, Seed(0)).unwrap();
-    (tower, reader.tensor("conv_preds/kernel").unwrap().1)
+    (tower, file.tensor("conv_preds/kernel").unwrap().1.to_vec())
 }
 
 #[test]
@@ -332,87 +319,4 @@ fn parity_minilm() {
         assert_eq!(model.tokenize(text).unwrap().ids, expected, "{text:?}");
     }
     assert_embeddings(&model.embed_texts(&texts).unwrap(), &golden.f32("embeddings"));
-}
-
-#[test]
-fn a_checkpoint_gives_back_the_same_model() {
-    let (weights, config, _) = case("bert_tiny");
-    let spec = bert::spec(&config, Pooling::Mean).unwrap();
-    let map = NameMap::read(&weights.reader().unwrap(), &bert::names(2), &bert::IGNORED).unwrap();
-    let text = TextTower::build(&spec, &map, Seed(0)).unwrap();
-    let vocab: String =
-        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"].map(|t| format!("{t}\n")).concat();
-    let model = model_of(text, spec, vocab.as_bytes());
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("model");
-    model.save(&folder, conjoin_core::Manifest::new("", 0)).unwrap();
-    let again = Model::open(&folder).unwrap();
-    assert_eq!(again.fingerprint(), model.fingerprint());
-    assert_eq!(again.spec(), model.spec());
-    assert_eq!(again.embed_texts(&["a b"]).unwrap(), model.embed_texts(&["a b"]).unwrap());
-
-    let mut bytes = fs_err::read(folder.join("weights.safetensors")).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    fs_err::write(folder.join("weights.safetensors"), &bytes).unwrap();
-    let error = Model::open(&folder).unwrap_err().kind.to_string();
-    assert!(error.contains("`weights.safetensors` has hash"), "{error}");
-}
-
-fn model_of(text: TextTower, spec: conjoin_model::EncoderSpec, vocab: &[u8]) -> Model {
-    let contract = conjoin_input::InputContract {
-        text: Some(conjoin_input::TextContract {
-            max_tokens: 8,
-            padded: false,
-            prompts: BTreeMap::new(),
-        }),
-        image: None,
-    };
-    let spec = conjoin_model::ModelSpec {
-        text: Some(spec),
-        image: None,
-        contract,
-        log_scale: 1.0,
-        card: conjoin_model::Card::default(),
-    };
-    let tokenizer = Some(conjoin_input::Tokenizer::from_wordpiece(vocab).unwrap());
-    let parts = conjoin_model::ModelParts { text: Some(text), image: None, tokenizer };
-    Model::from_parts(spec, parts).unwrap()
-}
-
-#[test]
-fn a_row_never_depends_on_its_batch() {
-    let (weights, config, golden) = case("bert_tiny");
-    let spec = bert::spec(&config, Pooling::Mean).unwrap();
-    let map = NameMap::read(&weights.reader().unwrap(), &bert::names(2), &bert::IGNORED).unwrap();
-    let tower = TextTower::build(&spec, &map, Seed(0)).unwrap();
-    let ids = golden.ids();
-    let all = tower.embed(&ids.iter().collect::<Vec<_>>()).unwrap();
-    for (row, ids) in all.rows().zip(&ids) {
-        let alone = tower.embed(&[ids]).unwrap();
-        assert_close("alone", alone.values(), row, 1e-6);
-    }
-}
-
-#[test]
-fn bad_inputs_are_told_with_their_place() {
-    let (weights, config, _) = case("bert_tiny");
-    let spec = bert::spec(&config, Pooling::Mean).unwrap();
-    let map = NameMap::read(&weights.reader().unwrap(), &bert::names(2), &bert::IGNORED).unwrap();
-    let tower = TextTower::build(&spec, &map, Seed(0)).unwrap();
-    let error = |ids: Vec<u32>| tower.embed(&[&vec![1], &ids]).unwrap_err().to_string();
-    assert_eq!(error(vec![]), "input 1 has size 0 tokens, this tower takes 1 to 40 tokens");
-    assert_eq!(error(vec![0; 41]), "input 1 has size 41 tokens, this tower takes 1 to 40 tokens");
-    assert_eq!(error(vec![99]), "input 1 has token id 99, the vocabulary has 99 entries");
-    assert!(tower.embed(&[]).unwrap().is_empty());
-
-    let wrong = NameMap::read(
-        &weights.reader().unwrap(),
-        &[("tokens.weight".into(), Source::Same("embeddings.LayerNorm.bias".into()))],
-        &[""],
-    );
-    let error = TextTower::build(&spec, &wrong.unwrap(), Seed(0)).unwrap_err().to_string();
-    assert_eq!(error, "tensor `tokens.weight` has shape [32], the spec needs [99, 32]");
-    let unused = NameMap::read(&weights.reader().unwrap(), &bert::names(1), &bert::IGNORED);
-    assert!(unused.unwrap_err().to_string().contains("encoder.layer.1.attention"));
 }

@@ -1,0 +1,98 @@
+//! What a folder says of its model: everything but the numbers.
+//!
+//! In:  filled by a family. Out: a [`Model`], or a [`NameMap`] of other tensors under the same names
+//! (gradients of a reference, say).
+
+use std::path::Path;
+
+use conjoin_core::{Seed, hash_bytes};
+use conjoin_input::{InputContract, Tokenizer};
+
+use crate::{
+    Card, EncoderSpec, ImageSpec, ImageTower, Model, ModelError, ModelErrorKind, ModelParts,
+    ModelSpec, NameMap, Source, TextTower, Weights,
+    families::Reading,
+    tower::{IMAGE_PREFIX, TEXT_PREFIX},
+};
+
+/// A model that is recognised but not loaded.
+#[derive(Debug)]
+pub struct Plan {
+    /// The text tower.
+    pub text: Option<EncoderSpec>,
+    /// The image tower.
+    pub image: Option<ImageSpec>,
+    /// What the towers expect.
+    pub contract: InputContract,
+    /// The tokeniser.
+    pub tokenizer: Option<Tokenizer>,
+    /// Our names (`text.…`, `image.…`) to the file's.
+    pub names: Vec<(String, Source)>,
+    /// How the names of tensors begin that embeddings do not use.
+    pub unused: Vec<String>,
+    /// Similarities were trained as `exp(log_scale) · cosine + score_bias`.
+    pub log_scale: f32,
+    /// See `log_scale`.
+    pub score_bias: f32,
+    /// Where the model comes from.
+    pub card: Card,
+    /// The weights; only their headers are read.
+    pub weights: Weights,
+    /// How all this was told.
+    pub reading: Reading,
+}
+
+impl Plan {
+    /// Recognises a folder.
+    ///
+    /// # Errors
+    /// When its layout is unknown, or says something this build does not implement.
+    pub fn read(folder: &Path) -> Result<Self, ModelError> {
+        super::plan(folder).map_err(|kind| kind.at(folder.display().to_string()))
+    }
+
+    /// Tensors for our parameters from any weights under this plan's names.
+    ///
+    /// # Errors
+    /// When a tensor is missing, unreadable or unknown.
+    pub fn map(&self, weights: &Weights) -> Result<NameMap, ModelErrorKind> {
+        NameMap::read(weights, &self.names, &self.unused)
+    }
+
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// When the weights do not fit the specs.
+    pub fn build(self) -> Result<Model, ModelErrorKind> {
+        let map = self.map(&self.weights)?;
+        let mut parts = ModelParts { tokenizer: self.tokenizer, ..ModelParts::default() };
+        if let Some(text) = &self.text {
+            let map = map.part(TEXT_PREFIX);
+            let tower = TextTower::build(text, &map, Seed(0))?;
+            map.has_all(TEXT_PREFIX, &tower)?;
+            parts.text = Some(tower);
+        }
+        if let (Some(image), Some(contract)) = (&self.image, &self.contract.image) {
+            let map = map.part(IMAGE_PREFIX);
+            let tower = ImageTower::build(image, contract, &map, Seed(0))?;
+            map.has_all(IMAGE_PREFIX, &tower)?;
+            parts.image = Some(tower);
+        }
+        let spec = ModelSpec {
+            text: self.text,
+            image: self.image,
+            contract: self.contract,
+            log_scale: self.log_scale,
+            score_bias: self.score_bias,
+            card: self.card,
+        };
+        let rules = spec.rules()?;
+        let tokenizer = parts.tokenizer.as_ref().map(|t| hash_bytes(&t.to_json()));
+        let weights = self.weights;
+        let fingerprint = move || {
+            let parts = [hash_bytes(&rules), tokenizer.unwrap_or_default(), weights.hash()];
+            hash_bytes(parts.concat().as_bytes())
+        };
+        Model::with_fingerprint(spec, parts, Box::new(fingerprint))
+    }
+}

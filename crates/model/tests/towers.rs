@@ -1,0 +1,145 @@
+//! Towers and checkpoints whatever the family: what holds for every spec.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+
+use conjoin_core::{Embedder, Manifest, Seed, Tower};
+use conjoin_engine::{Activation, Mask, Pairing};
+use conjoin_input::{InputContract, TextContract, Tokenizer};
+use conjoin_model::{
+    AttentionRule, Card, EncoderInput, EncoderSpec, Local, MlpRule, Model, ModelParts, ModelSpec,
+    NameMap, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, Rotary, RotaryAxes, ScoreBias,
+    TextTower,
+};
+
+/// An encoder that uses most rules at once.
+fn spec() -> EncoderSpec {
+    EncoderSpec {
+        input: EncoderInput::Tokens { vocabulary: 20, max_tokens: 40, positions: true, types: 2 },
+        input_norm: true,
+        width: 16,
+        layers: 3,
+        attention: AttentionRule {
+            heads: 2,
+            qkv_bias: QkvBias::QueryValue,
+            out_bias: true,
+            inner_norm: true,
+            mask: Mask::Bidirectional,
+            score_bias: ScoreBias::Buckets { buckets: 8, max_distance: 20 },
+            rotary: Some(Rotary {
+                pairing: Pairing::Halves,
+                theta: 100.0,
+                axes: RotaryAxes::Sequence,
+            }),
+            local: Some(Local { global_every: 2, reach: 3, theta: 50.0 }),
+        },
+        mlp: MlpRule {
+            width: 24,
+            activation: Activation::Silu,
+            gated: true,
+            up_bias: true,
+            down_bias: false,
+            inner_norm: true,
+        },
+        norm: NormRule { placement: NormPlacement::Pre, eps: 1e-5, bias: true, first: false },
+        layer_scale: true,
+        output_norm: OutputNorm::Tokens,
+        pooling: Pooling::Mean,
+        head: Vec::new(),
+        normalize: true,
+    }
+    .projected(12)
+}
+
+fn tower(spec: &EncoderSpec) -> TextTower {
+    TextTower::build(spec, &NameMap::fresh(), Seed(3)).unwrap()
+}
+
+fn model() -> Model {
+    let vocab: String =
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"].map(|t| format!("{t}\n")).concat();
+    let text = TextContract { max_tokens: 8, padded: false, prompts: BTreeMap::new() };
+    let model = ModelSpec {
+        text: Some(spec()),
+        image: None,
+        contract: InputContract { text: Some(text), image: None },
+        log_scale: 1.0,
+        score_bias: 0.0,
+        card: Card::default(),
+    };
+    let tokenizer = Some(Tokenizer::from_wordpiece(vocab.as_bytes()).unwrap());
+    let parts = ModelParts { text: Some(tower(&spec())), image: None, tokenizer };
+    Model::from_parts(model, parts).unwrap()
+}
+
+#[test]
+fn a_checkpoint_gives_back_the_same_model() {
+    let model = model();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    model.save(&folder, Manifest::new("", 0)).unwrap();
+    let again = Model::open(&folder).unwrap();
+    assert_eq!(again.fingerprint(), model.fingerprint());
+    assert_eq!(again.spec(), model.spec());
+    assert_eq!(again.embed_texts(&["a b"]).unwrap(), model.embed_texts(&["a b"]).unwrap());
+
+    let mut bytes = fs_err::read(folder.join("weights.safetensors")).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs_err::write(folder.join("weights.safetensors"), &bytes).unwrap();
+    let error = Model::open(&folder).unwrap_err().kind.to_string();
+    assert!(error.contains("`weights.safetensors` has hash"), "{error}");
+}
+
+#[test]
+fn a_row_never_depends_on_its_batch() {
+    let rules = [
+        (Pooling::Mean, NormPlacement::Pre),
+        (Pooling::Last, NormPlacement::Post),
+        (Pooling::FirstId(3), NormPlacement::Pre),
+        (Pooling::LargestId, NormPlacement::Pre),
+        (
+            Pooling::Probe { heads: 4, mlp_width: 20, activation: Activation::Gelu },
+            NormPlacement::Pre,
+        ),
+    ];
+    for (pooling, placement) in rules {
+        let norm = NormRule { placement, eps: 1e-5, bias: false, first: true };
+        let tower = tower(&EncoderSpec { pooling, norm, ..spec() });
+        let ids = [vec![1, 3, 5], vec![7; 30], vec![2], vec![4, 9, 3, 3, 9, 1]];
+        let all = tower.embed(&ids.iter().collect::<Vec<_>>()).unwrap();
+        for (row, ids) in all.rows().zip(&ids) {
+            let alone = tower.embed(&[ids]).unwrap();
+            for (a, b) in alone.values().iter().zip(row) {
+                assert!((a - b).abs() < 1e-6, "{pooling:?}: {a} for {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_inputs_are_told_with_their_place() {
+    let tower = tower(&spec());
+    let error = |ids: Vec<u32>| tower.embed(&[&vec![1], &ids]).unwrap_err().to_string();
+    assert_eq!(error(vec![]), "input 1 has size 0 tokens, this tower takes 1 to 40 tokens");
+    assert_eq!(error(vec![0; 41]), "input 1 has size 41 tokens, this tower takes 1 to 40 tokens");
+    assert_eq!(error(vec![20]), "input 1 has token id 20, the vocabulary has 20 entries");
+    assert!(tower.embed(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn specs_that_contradict_themselves_are_refused() {
+    let refuse = |change: &dyn Fn(&mut EncoderSpec)| {
+        let mut spec = spec();
+        change(&mut spec);
+        TextTower::build(&spec, &NameMap::fresh(), Seed(0)).unwrap_err().to_string()
+    };
+    let heads = refuse(&|s| s.attention.heads = 3);
+    assert_eq!(heads, "spec: `attention.heads` is 3, expected a divisor of the width 16");
+    assert!(refuse(&|s| s.width = 0).contains("`width` is 0"));
+    assert!(refuse(&|s| s.attention.heads = 16).contains("`attention.rotary`"));
+    let patches =
+        EncoderInput::Patches { image_size: 32, patch_size: 16, bias: true, class_token: true };
+    assert!(refuse(&|s| s.input = patches.clone()).contains("for a text tower"));
+}
