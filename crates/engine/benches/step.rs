@@ -119,7 +119,13 @@ fn products((m, k, n, count): (usize, usize, usize, usize)) -> f64 {
 
 fn parameter(n: usize) -> Parameter {
     let value = random(n);
-    Parameter { name: String::new(), shape: vec![n], value, decay: false, frozen: false }
+    Parameter {
+        name: String::new(),
+        shape: vec![n],
+        value: value.into(),
+        decay: false,
+        frozen: false,
+    }
 }
 
 /// Times forward, and forward with backward, of one operation on a `[rows, cols]` input. The latter
@@ -144,7 +150,7 @@ fn operation(
     let mut dy: Vec<f32> = Vec::new();
     report(&format!("{name} both, with a norm"), count, 3.0 * flop, || {
         let exec = Exec::recording(parameters, &pool);
-        let x = exec.layer_norm(&x, norm.0, norm.1, 1e-5);
+        let x = exec.layer_norm(&x, norm.0, Some(norm.1), 1e-5);
         let y = f(&exec, &x);
         dy.resize(y.values().len(), 0.5);
         exec.into_tape().backward(&y, &dy, parameters, &pool, &mut gradients);
@@ -171,7 +177,9 @@ fn attention(t: usize) -> f64 {
     let spec = AttentionSpec::plain(4, Mask::Bidirectional);
     let flop = (64 * 4 * t * t * 64 * 4) as f64;
     let name = format!("attention 64x{t}x256");
-    operation(&name, (64 * t, 768, 1), (&[], flop), |exec, x| exec.attention(x, &offsets, spec))
+    operation(&name, (64 * t, 768, 1), (&[], flop), |exec, x| {
+        exec.attention(x, &offsets, spec.clone())
+    })
 }
 
 fn linear(activation: Activation, (m, k, n): (usize, usize, usize)) -> f64 {

@@ -24,7 +24,13 @@ fn random(n: usize, seed: u64) -> Vec<f32> {
 }
 
 fn parameter(value: Vec<f32>) -> Parameter {
-    Parameter { name: String::new(), shape: vec![value.len()], value, decay: false, frozen: false }
+    Parameter {
+        name: String::new(),
+        shape: vec![value.len()],
+        value: value.into(),
+        decay: false,
+        frozen: false,
+    }
 }
 
 /// `x` becomes a node of the tape by a product with the identity, so that its gradient is seen as

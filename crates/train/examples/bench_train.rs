@@ -65,7 +65,7 @@ fn time_optimizer(out: &mut impl Write) -> std::io::Result<()> {
     let parameter = Parameter {
         name: "w".to_owned(),
         shape: vec![n],
-        value: vec![0.1; n],
+        value: vec![0.1; n].into(),
         decay: true,
         frozen: false,
     };

@@ -310,9 +310,9 @@ fn fill(
     for (parameter, moments) in part.parameters.iter_mut().zip(moments).filter(|(p, _)| !p.frozen) {
         let name = &parameter.name;
         let targets = [
-            ("value", &mut parameter.value),
-            ("mean", &mut moments.mean),
-            ("square", &mut moments.square),
+            ("value", &mut *parameter.value),
+            ("mean", moments.mean.as_mut_slice()),
+            ("square", moments.square.as_mut_slice()),
         ];
         for (kind, target) in targets {
             let bytes = tensor(tensors, &format!("{kind}/{name}"))?.data();

@@ -57,7 +57,7 @@ impl SmallTower {
     pub(crate) fn new(name: &str, n_in: usize, width: usize, seed: Seed) -> Self {
         let parameter = |part: &str, shape: Vec<usize>, decay| Parameter {
             name: format!("{name}.{part}"),
-            value: random(shape.iter().product(), seed.stream(name).stream(part)),
+            value: random(shape.iter().product(), seed.stream(name).stream(part)).into(),
             shape,
             decay,
             frozen: false,
@@ -80,7 +80,7 @@ impl SmallTower {
             let (found, expected) = (input.len().to_string(), self.n_in.to_string());
             return Err(TowerError::InputSize { index, found, expected });
         }
-        let [weight, bias, shift] = [0, 1, 2].map(|i| &self.parameters[i].value);
+        let [weight, bias, shift] = [0, 1, 2].map(|i| &*self.parameters[i].value);
         let input: Vec<f32> = input.iter().zip(shift).map(|(x, s)| x + s).collect();
         let activation = weight.chunks_exact(self.n_in).zip(bias).map(|(weights, bias)| {
             (weights.iter().zip(&input).map(|(w, x)| w * x).sum::<f32>() + bias).tanh()

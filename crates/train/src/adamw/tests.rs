@@ -26,7 +26,7 @@ struct GoldenStep {
 
 fn parameter(name: &str, value: Vec<f32>) -> Parameter {
     let (shape, decay) = (vec![value.len()], !name.ends_with("bias"));
-    Parameter { name: name.to_owned(), shape, value, decay, frozen: false }
+    Parameter { name: name.to_owned(), shape, value: value.into(), decay, frozen: false }
 }
 
 fn gradients_of(parameters: &[Parameter], values: &[Vec<f32>]) -> Gradients {
