@@ -6,25 +6,26 @@
 use super::{Fault, tree::Tree};
 
 /// Crate and the crates of ours it may use, tests included.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("core", &[]),
     ("input", &["core"]),
     ("engine", &["core"]),
     ("eval", &["core"]),
     ("index", &["core"]),
     ("serve", &["core"]),
+    ("hub", &["core"]),
     ("model", &["core", "input", "engine"]),
     ("data", &["core", "input"]),
     ("train", &["core", "input", "engine", "model", "data"]),
     ("gpu", &["core", "engine"]),
     (
         "cli",
-        &["core", "input", "engine", "model", "data", "train", "eval", "index", "serve", "gpu"],
+        &["core", "input", "engine", "model", "data", "train", "eval", "index", "serve", "hub", "gpu"],
     ),
 ];
 
 /// Heavy dependency (or the start of its name) and the crates that may name it.
-const HEAVY: [(&str, &[&str]); 10] = [
+const HEAVY: [(&str, &[&str]); 12] = [
     ("usearch", &["index"]),
     ("tantivy", &["index"]),
     ("axum", &["serve"]),
@@ -36,6 +37,9 @@ const HEAVY: [(&str, &[&str]); 10] = [
     ("arrow", &["data"]),
     ("parquet", &["data"]),
     ("cudarc", &["gpu"]),
+    // The only outgoing connection.
+    ("ureq", &["hub"]),
+    ("rustls", &["hub"]),
 ];
 
 /// A dependency line of a manifest.
