@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use conjoin_core::VectorName;
+use conjoin_hub::ModelName;
 
 /// Multimodal embeddings in one tool: curate, train, adapt, measure, embed, index, search, serve.
 ///
@@ -146,12 +147,12 @@ pub(crate) struct Adapt {
 /// What training starts from.
 #[derive(Debug, Clone, Group)]
 pub(crate) struct StartArgs {
-    /// A conjoin checkpoint with both towers to start from.
+    /// A model with both towers to start from: a folder or `hf:OWNER/NAME`.
     #[arg(long, conflicts_with_all = ["text_model", "size", "width"])]
-    pub model: Option<PathBuf>,
-    /// A text model to start from (a sentence-transformers folder). Default: a small new tower.
+    pub model: Option<ModelName>,
+    /// A text model to start from: a folder or `hf:OWNER/NAME`. Default: a small new tower.
     #[arg(long)]
-    pub text_model: Option<PathBuf>,
+    pub text_model: Option<ModelName>,
     /// Side of the pictures in pixels, 32 to 1024.
     #[arg(long, default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(32..=1024))]
     pub size: usize,
@@ -198,9 +199,9 @@ pub(crate) struct Train {
 
 #[derive(Debug, Group)]
 pub(crate) struct Eval {
-    /// A model's folder; given twice: before, then after.
+    /// A model: a folder or `hf:OWNER/NAME`; given twice: before, then after.
     #[arg(long, required = true)]
-    pub model: Vec<PathBuf>,
+    pub model: Vec<ModelName>,
     /// The dataset's folder.
     #[arg(long)]
     pub data: PathBuf,
@@ -228,9 +229,9 @@ pub(crate) struct Embed {
     /// Dataset folders or files: a picture is one vector, a `.txt` file one vector a line.
     #[arg(required = true)]
     pub inputs: Vec<PathBuf>,
-    /// The model.
+    /// The model: a folder or `hf:OWNER/NAME`.
     #[arg(long)]
-    pub model: PathBuf,
+    pub model: ModelName,
     /// Folder for the vectors.
     #[arg(long)]
     pub out: PathBuf,
@@ -243,9 +244,9 @@ pub(crate) struct Embed {
 pub(crate) struct Index {
     /// The dataset's folder.
     pub data: PathBuf,
-    /// The model.
+    /// The model: a folder or `hf:OWNER/NAME`.
     #[arg(long)]
-    pub model: PathBuf,
+    pub model: ModelName,
     /// Folder for the index.
     #[arg(long)]
     pub out: PathBuf,
@@ -281,9 +282,9 @@ pub(crate) struct Search {
     /// A picture file to search for, alone or together with the text.
     #[arg(long)]
     pub image: Option<PathBuf>,
-    /// The model. Default: the one the index was made with.
+    /// The model: a folder or `hf:OWNER/NAME`. Default: the one the index was made with.
     #[arg(long)]
-    pub model: Option<PathBuf>,
+    pub model: Option<ModelName>,
     /// The vectors to compare with.
     #[arg(long, value_enum, default_value_t = Over::Fused)]
     pub over: Over,
@@ -299,9 +300,9 @@ pub(crate) struct Search {
 pub(crate) struct Serve {
     /// The index's folder.
     pub index: PathBuf,
-    /// The model. Default: the one the index was made with.
+    /// The model: a folder or `hf:OWNER/NAME`. Default: the one the index was made with.
     #[arg(long)]
-    pub model: Option<PathBuf>,
+    pub model: Option<ModelName>,
     /// Address and port to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub address: SocketAddr,

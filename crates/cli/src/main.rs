@@ -8,6 +8,7 @@ mod batches;
 mod commands;
 mod console;
 mod machine;
+mod models;
 mod observer;
 mod pairs;
 mod pipeline;

@@ -12,13 +12,14 @@ use conjoin_eval::{
     ReportParts, Reproduction, ScoreDistribution, TaskResult, TrainingCurve, compare, examples,
     measure as measure_one,
 };
+use conjoin_hub::ModelName;
 use conjoin_index::{Calibration, Index, IndexBuilder, IndexItem, ManifestParts};
 use conjoin_model::{CHECKPOINT_FORMAT, Model};
 use conjoin_train::{Ended, JOURNAL_FILE, StepLog, Trainer, latest_state};
 
 use crate::{
     console::Console,
-    machine,
+    machine, models,
     observer::{self, Watcher},
     pairs::{DatasetPairs, Preparation},
     recipe::Recipe,
@@ -326,7 +327,7 @@ const CALIBRATION_SAMPLE: usize = 500;
 /// Embeds all items of a dataset and commits an index of them.
 pub(crate) fn build_index(
     model: &Model,
-    model_folder: &Path,
+    place: &ModelName,
     dataset: &Dataset,
     target: &Path,
     console: &Console,
@@ -367,11 +368,11 @@ pub(crate) fn build_index(
     if !texts.is_empty() {
         builder.calibrate(Calibration::from_pairs(&texts, &images))?;
     }
-    let path = fs_err::canonicalize(model_folder)?;
-    let facts = BTreeMap::from([(
-        MODEL_PATH_FACT.to_owned(),
-        serde_json::Value::String(path.display().to_string()),
-    )]);
+    let place = match place {
+        ModelName::Folder(folder) => fs_err::canonicalize(folder)?.display().to_string(),
+        ModelName::Hub(_) => place.to_string(),
+    };
+    let facts = BTreeMap::from([(MODEL_PATH_FACT.to_owned(), serde_json::Value::String(place))]);
     let inputs = BTreeMap::from([("data".to_owned(), dataset.manifest_hash())]);
     builder.commit(ManifestParts { inputs, facts, ..ManifestParts::default() })?;
     console.finish("index", &format!("{} items in `{}`", items.len(), target.display()));
@@ -379,24 +380,26 @@ pub(crate) fn build_index(
 }
 
 /// Opens an index and the model it was made with, or another one of the same fingerprint.
-pub(crate) fn open_search(index: &Path, model: Option<&Path>) -> Result<(Index, Model)> {
+pub(crate) fn open_search(
+    index: &Path,
+    model: Option<&ModelName>,
+    (console, stop): (&Console, &Stop),
+) -> Result<(Index, Model)> {
     let opened = Index::open(index)?;
     let stated = opened.artifact().manifest().facts.get(MODEL_PATH_FACT);
-    let folder = match (model, stated.and_then(|path| path.as_str())) {
-        (Some(folder), _) => folder.to_owned(),
-        (None, Some(path)) => path.into(),
+    let name = match (model, stated.and_then(|place| place.as_str())) {
+        (Some(name), _) => name.clone(),
+        (None, Some(place)) => ModelName::parse(place)?,
         (None, None) => {
             return Err(anyhow!("the index does not say where its model is; use `--model`"));
         }
     };
-    let model = Model::open(&folder).with_context(|| {
-        format!("the index's model `{}`; `--model` names another place", folder.display())
-    })?;
+    let model = models::open(&name, console, stop)
+        .with_context(|| format!("the index's model `{name}`; `--model` names another place"))?;
     if model.fingerprint() != opened.fingerprint() {
         return Err(anyhow!(
-            "index `{}` was made with another model than `{}` (fingerprints {} and {}); build it again with `conjoin index`",
+            "index `{}` was made with another model than `{name}` (fingerprints {} and {}); build it again with `conjoin index`",
             index.display(),
-            folder.display(),
             short(opened.fingerprint()),
             short(model.fingerprint()),
         ));

@@ -3,11 +3,12 @@
 //! In:  the bundled MobileNet or a checkpoint for pictures; a new small transformer, a
 //!      sentence-transformers folder or a checkpoint for texts. Out: a [`Model`].
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::{Seed, Tower};
+use conjoin_core::{Seed, Stop, Tower};
 use conjoin_engine::{Activation, Mask};
+use conjoin_hub::ModelName;
 use conjoin_input::{InputContract, TextContract, Tokenizer};
 use conjoin_model::{
     AttentionRule, Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, MlpRule, MobileNetSpec,
@@ -16,14 +17,14 @@ use conjoin_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::assets;
+use crate::{assets, console::Console, models};
 
 /// Where training starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Start {
-    /// A conjoin checkpoint with both towers.
-    Checkpoint(PathBuf),
+    /// A model with both towers: a folder or `hf:OWNER/NAME`.
+    Checkpoint(ModelName),
     /// Two towers that have not met, with new heads into a common space.
     Towers(Towers),
 }
@@ -55,8 +56,8 @@ pub(crate) enum TextStart {
         /// Number of attention heads.
         heads: usize,
     },
-    /// A folder in sentence-transformers' layout.
-    SentenceTransformer(PathBuf),
+    /// A model with a text tower: a folder or `hf:OWNER/NAME`.
+    SentenceTransformer(ModelName),
 }
 
 impl TextStart {
@@ -67,14 +68,27 @@ impl TextStart {
 }
 
 impl Start {
-    /// Makes the model.
+    /// The same start with its models on this machine, pinned to what they are now: a run that is
+    /// resumed begins from the same one.
+    pub(crate) fn found(mut self, console: &Console, stop: &Stop) -> Result<Self> {
+        match &mut self {
+            Self::Checkpoint(name)
+            | Self::Towers(Towers { text: TextStart::SentenceTransformer(name), .. }) => {
+                *name = models::find(name, console, stop)?.name;
+            }
+            Self::Towers(Towers { text: TextStart::New { .. }, .. }) => {}
+        }
+        Ok(self)
+    }
+
+    /// Makes the model, of models that were [`found`](Self::found).
     pub(crate) fn build(&self, seed: Seed) -> Result<Model> {
         match self {
             Self::Towers(towers) => towers.build(seed.stream("start")),
-            Self::Checkpoint(folder) => {
-                let model = Model::open(folder)?;
+            Self::Checkpoint(name) => {
+                let model = models::open_found(name)?;
                 if model.parts().text.is_none() || model.parts().image.is_none() {
-                    bail!("`{}` has not both towers; name it as `text_model`", folder.display());
+                    bail!("`{name}` has not both towers; name it as `text_model`");
                 }
                 Ok(model)
             }
@@ -130,10 +144,10 @@ impl Towers {
                 let tower = TextTower::build(&spec, &NameMap::fresh(), seed)?;
                 Ok((tower, tokenizer, "a new text tower".to_owned()))
             }
-            TextStart::SentenceTransformer(folder) => {
-                let (spec, parts) = Model::open(folder)?.into_parts();
+            TextStart::SentenceTransformer(name) => {
+                let (spec, parts) = models::open_found(name)?.into_parts();
                 let (Some(old), Some(tokenizer)) = (parts.text, parts.tokenizer) else {
-                    bail!("`{}` has no text tower", folder.display());
+                    bail!("`{name}` has no text tower");
                 };
                 let with_head = old.spec().clone().projected(self.width);
                 let map = NameMap::from_parameters(old.parameters());

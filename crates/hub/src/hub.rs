@@ -210,7 +210,8 @@ impl Fetching<'_> {
     /// Downloads what is missing at the end of a blob.
     fn append(&self, file: &RemoteFile, meter: &Meter<'_>) -> Result<(), HubErrorKind> {
         let path = self.cache.incomplete(&file.etag);
-        let mut part = fs_err::OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
+        let mut part =
+            fs_err::OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
         let mut length = part.metadata()?.len();
         if length > file.size {
             part.set_len(0)?;

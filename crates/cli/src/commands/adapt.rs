@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use conjoin_core::{Seed, Stop, hash_file};
 use conjoin_data::{Dataset, Split, curate};
 use conjoin_eval::{Comparison, Gate, GateVerdict, Metric, MetricName, ReportParts};
+use conjoin_hub::ModelName;
 use conjoin_model::Model;
 
 use super::curate as curate_command;
@@ -32,7 +33,7 @@ const MAX_LOSS: f64 = 0.02;
 pub(crate) fn run(args: &Adapt, console: &Console, stop: &Stop) -> Result<Outcome> {
     let mut stages = Stages::open(&args.out, console, stop)?;
     let dataset = make_dataset(args, &mut stages, console, stop)?;
-    let recipe = recipe(args, &stages, &dataset)?;
+    let recipe = recipe(args, &stages, &dataset, (console, stop))?;
     let run = stages.path("train");
     let key =
         pipeline::base_and_trained(&mut stages, &recipe, &dataset, "adapted", (console, stop))?;
@@ -58,7 +59,8 @@ pub(crate) fn run(args: &Adapt, console: &Console, stop: &Stop) -> Result<Outcom
     let verdict: GateVerdict = serde_json::from_value(figures["verdict"].clone())?;
     let kept = if verdict.keep { adapted } else { base };
     stages.run("index", &(&key, &verdict), |path| {
-        pipeline::build_index(&Model::open(&kept)?, &kept, &dataset, path, console, stop)
+        let model = Model::open(&kept)?;
+        pipeline::build_index(&model, &ModelName::Folder(kept), &dataset, path, console, stop)
     })?;
     tell(args, &figures, &verdict, &stages, console)?;
     Ok(if verdict.keep { Outcome::Done } else { Outcome::Refused })
@@ -94,7 +96,12 @@ fn start(args: &StartArgs) -> Start {
     Start::Towers(Towers { text, image_size: args.size, width: args.width, max_tokens: 64 })
 }
 
-fn recipe(args: &Adapt, stages: &Stages<'_>, dataset: &Dataset) -> Result<Recipe> {
+fn recipe(
+    args: &Adapt,
+    stages: &Stages<'_>,
+    dataset: &Dataset,
+    (console, stop): (&Console, &Stop),
+) -> Result<Recipe> {
     let usable = |item: &&conjoin_data::Item| item.image.is_some() && !item.texts.is_empty();
     let n_pairs = dataset.iter_split(Split::Train).filter(usable).count();
     if n_pairs < 2 {
@@ -103,7 +110,7 @@ fn recipe(args: &Adapt, stages: &Stages<'_>, dataset: &Dataset) -> Result<Recipe
             stages.path("dataset").join("rejects.jsonl").display()
         );
     }
-    let start = start(&args.start);
+    let start = start(&args.start).found(console, stop)?;
     let slow: &[&str] = match &start {
         Start::Checkpoint(_) => &["image.", "text."],
         Start::Towers(Towers { text: TextStart::SentenceTransformer(_), .. }) => {

@@ -8,6 +8,7 @@ use anyhow::Result;
 use conjoin_core::{Seed, Stop, Store, VectorName, hash_bytes};
 use conjoin_data::{Columns, CurateConfig, Dataset, Split, curate};
 use conjoin_eval::ReportParts;
+use conjoin_hub::ModelName;
 use conjoin_model::Model;
 
 use super::{curate as curate_command, search, serve};
@@ -77,7 +78,9 @@ pub(crate) fn run(args: &Demo, console: &Console, stop: &Stop) -> Result<Outcome
         pipeline::write_report(parts, path, console)
     })?;
     stages.run("index", &key, |path| {
-        pipeline::build_index(&Model::open(&trained)?, &trained, &products, path, console, stop)
+        let model = Model::open(&trained)?;
+        let place = ModelName::Folder(trained);
+        pipeline::build_index(&model, &place, &products, path, console, stop)
     })?;
     console.say(&stages.summary());
     let mut figures: serde_json::Value = serde_json::from_slice(&fs_err::read(&figures_file)?)?;

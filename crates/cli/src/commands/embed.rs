@@ -20,7 +20,7 @@ use crate::{
     Outcome,
     args::{Embed, VectorFormat},
     console::Console,
-    tasks,
+    models, tasks,
 };
 
 /// The manifest's format of a folder of vectors, and its version.
@@ -43,7 +43,7 @@ impl Part {
 
 pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcome> {
     let writer = ArtifactWriter::create(&args.out, VECTORS_FORMAT)?;
-    let model = Model::open(&args.model)?;
+    let model = models::open(&args.model, console, stop)?;
     let (mut text, mut image) = (Part::default(), Part::default());
     for input in &args.inputs {
         if input.join(MANIFEST_FILE).exists() {

@@ -10,7 +10,7 @@ use crate::{
     Outcome,
     args::Eval,
     console::{Console, print},
-    machine, pipeline,
+    machine, models, pipeline,
     tasks::Bench,
 };
 
@@ -21,7 +21,8 @@ pub(crate) fn run(args: &Eval, console: &Console, stop: &Stop) -> Result<Outcome
     if let Some(out) = &args.out {
         Report::check_place(out)?;
     }
-    let models: Vec<Model> = args.model.iter().map(|m| Model::open(m)).collect::<Result<_, _>>()?;
+    let models: Vec<Model> =
+        args.model.iter().map(|name| models::open(name, console, stop)).collect::<Result<_>>()?;
     let (before, after) = match models.as_slice() {
         [after] => (None, after),
         [before, after] => (Some(before), after),
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &Eval, console: &Console, stop: &Stop) -> Result<Outcome
         print(&pipeline::table(&verdicts.comparison))?;
     }
     if let Some(out) = &args.out {
-        let name = |i: usize| args.model[i].display().to_string();
+        let name = |i: usize| args.model[i].to_string();
         let parts = ReportParts {
             title: "Evaluation".to_owned(),
             summary: format!("Measured on the held-out part of `{}`.", args.data.display()),

@@ -5,11 +5,12 @@ use conjoin_core::Stop;
 use conjoin_data::Dataset;
 use conjoin_model::Model;
 
-use crate::{Outcome, args::Index, console::Console, pipeline};
+use crate::{Outcome, args::Index, console::Console, models, pipeline};
 
 pub(crate) fn run(args: &Index, console: &Console, stop: &Stop) -> Result<Outcome> {
-    let model = Model::open(&args.model)?;
+    let found = models::find(&args.model, console, stop)?;
+    let model = Model::open(&found.folder)?;
     let dataset = Dataset::open(&args.data)?;
-    pipeline::build_index(&model, &args.model, &dataset, &args.out, console, stop)?;
+    pipeline::build_index(&model, &found.name, &dataset, &args.out, console, stop)?;
     Ok(Outcome::Done)
 }

@@ -25,7 +25,7 @@ pub(crate) fn run(command: Command, console: &Console, stop: &Stop) -> Result<Ou
         Command::Eval(args) => eval::run(&args, console, stop),
         Command::Embed(args) => embed::run(&args, console, stop),
         Command::Index(args) => index::run(&args, console, stop),
-        Command::Search(args) => search::run(&args),
+        Command::Search(args) => search::run(&args, console, stop),
         Command::Serve(args) => serve::run(&args, console, stop),
     }
 }

@@ -1,13 +1,20 @@
 //! `conjoin search`: the best items for a text, a picture, or both.
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::{Embedder, Embeddings, Hit, Mix, Modality, SearchRequest, Store, VectorName};
+use conjoin_core::{
+    Embedder, Embeddings, Hit, Mix, Modality, SearchRequest, Stop, Store, VectorName,
+};
 use conjoin_model::Model;
 
-use crate::{Outcome, args::Search, console::print, pipeline};
+use crate::{
+    Outcome,
+    args::Search,
+    console::{Console, print},
+    pipeline,
+};
 
-pub(crate) fn run(args: &Search) -> Result<Outcome> {
-    let (index, model) = pipeline::open_search(&args.index, args.model.as_deref())?;
+pub(crate) fn run(args: &Search, console: &Console, stop: &Stop) -> Result<Outcome> {
+    let (index, model) = pipeline::open_search(&args.index, args.model.as_ref(), (console, stop))?;
     let image = args.image.as_ref().map(fs_err::read).transpose()?;
     let request =
         request(&model, args.query.as_deref(), image.as_deref(), args.over.into(), args.k)

@@ -21,6 +21,7 @@ pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcom
         print(recipe.to_toml()?.trim_end())?;
         return Ok(Outcome::Done);
     }
+    recipe.start = recipe.start.found(console, stop)?;
     if let Some(n_steps) = args.export_batches {
         batches::export(&recipe, n_steps, &recipe.out)?;
         console.say(&format!("train: start and batches are in `{}`", recipe.out.display()));

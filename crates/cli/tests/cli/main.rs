@@ -4,6 +4,9 @@
 mod adapt;
 mod bad_input;
 mod console;
+mod hub;
+#[path = "../../../hub/tests/fetch/server.rs"]
+mod hub_server;
 mod interrupt;
 mod support;
 mod whole_loop;

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::OnceLock,
 };
 
@@ -45,7 +45,12 @@ pub(crate) fn command<S: AsRef<OsStr>>(dir: &Path, args: &[S]) -> Command {
 /// Runs a command in `dir` to its end.
 #[track_caller]
 pub(crate) fn conjoin<S: AsRef<OsStr>>(dir: &Path, args: &[S]) -> Ran {
-    let output = command(dir, args).output().unwrap();
+    ended(command(dir, args).output().unwrap())
+}
+
+/// What a command that has ended said.
+#[track_caller]
+pub(crate) fn ended(output: Output) -> Ran {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     ran(output.status, text(output.stdout), text(output.stderr))
 }
