@@ -5,7 +5,11 @@
 //! Not here: attempts, the cache. Redirects are followed by hand, so that the token goes to the hub's
 //! own address only.
 
-use std::{io::Read, sync::Arc, time::Duration};
+use std::{
+    io::{BufReader, Read},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::crypto::ring;
 use ureq::{
@@ -97,7 +101,7 @@ impl Client {
         let response = self.follow(Method::Get, &url, None)?;
         self.accepted(&url, &response, repo, None)?;
         let body = response.into_body().into_with_config().limit(MAX_LISTING);
-        let listing: Result<Listing, _> = serde_json::from_reader(body.reader());
+        let listing: Result<Listing, _> = serde_json::from_reader(BufReader::new(body.reader()));
         let listing =
             listing.map_err(|source| HubErrorKind::Listing { url: url.clone(), source })?;
         if !checksum::is_commit(&listing.commit) {

@@ -22,6 +22,10 @@ const OTHER_PROGRAMS: [&str; 6] = ["onnx", "openvino", "coreml", "gguf", "tf_sav
 /// The same weights again, in another precision.
 const VARIANTS: [&str; 3] = [".fp16", ".bf16", ".fp8"];
 
+/// The files of open_clip's layout begin with this. Where the layout of transformers is there too, they
+/// hold the same weights again.
+const OPEN_CLIP: &str = "open_clip_";
+
 /// A repository at a commit. The hub tells far more than is read here.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Listing {
@@ -44,11 +48,15 @@ pub(crate) struct Sibling {
 
 impl Listing {
     /// The files a model needs, in the hub's order.
-    pub(crate) fn model_files(self) -> Result<Vec<Sibling>, HubErrorKind> {
+    pub(crate) fn model_files(&self) -> Result<Vec<Sibling>, HubErrorKind> {
         let pickle = self.siblings.iter().find(|file| has_end(&file.path, &PICKLES));
         let pickle = pickle.map(|file| file.path.clone());
-        let files: Vec<Sibling> =
-            self.siblings.into_iter().filter(|file| is_wanted(&file.path)).collect();
+        let has = |name: &str| self.siblings.iter().any(|file| file.path == name);
+        let has_transformers =
+            has("config.json") && (has("model.safetensors") || has("model.safetensors.index.json"));
+        let is_double = |path: &str| has_transformers && path.starts_with(OPEN_CLIP);
+        let wanted = |file: &&Sibling| is_wanted(&file.path) && !is_double(&file.path);
+        let files: Vec<Sibling> = self.siblings.iter().filter(wanted).cloned().collect();
         if let Some(file) = files.iter().find(|file| !is_inside(&file.path)) {
             return Err(HubErrorKind::UnsafePath { file: file.path.clone() });
         }
@@ -120,6 +128,18 @@ mod tests {
         let files = listing(&[&wanted[..], &left[..]].concat()).model_files().unwrap();
         let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(paths, wanted);
+    }
+
+    #[test]
+    fn the_same_weights_are_fetched_in_one_layout() {
+        let paths = |files: &[&str]| -> Vec<String> {
+            let files = listing(files).model_files().unwrap();
+            files.into_iter().map(|file| file.path).collect()
+        };
+        let open_clip = ["config.json", "open_clip_config.json", "open_clip_model.safetensors"];
+        assert_eq!(paths(&open_clip), open_clip);
+        let both = [&open_clip[..], &["model.safetensors"]].concat();
+        assert_eq!(paths(&both), ["config.json", "model.safetensors"]);
     }
 
     #[test]

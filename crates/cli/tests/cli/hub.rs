@@ -36,7 +36,7 @@ impl Bench {
             command.env_remove(name);
         }
         command.env("HF_HOME", self.dir.path().join("hf"));
-        command.env("HF_ENDPOINT", self.server.endpoint()).env("NO_PROXY", "127.0.0.1");
+        command.env("HF_ENDPOINT", self.server.endpoint()).env("NO_PROXY", "127.0.0.1,localhost");
         ended(command.envs(vars.iter().copied()).output().unwrap())
     }
 

@@ -1,7 +1,7 @@
 //! A server that speaks the hub's routes, with a second one in the part of its CDN.
 //!
 //! In:  one repository's files and [`Rules`]. Out: an address for `HF_ENDPOINT`, and the [`Request`]s that came.
-//! As the hub does: small files are redirected within the hub, large ones (`.safetensors`) to the CDN.
+//! As the hub does: small files are redirected within the hub, large ones (`.safetensors`) to the CDN, another host.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -186,11 +186,13 @@ impl State {
         let small = format!("/api/resolve-cache/models/{REPO}/{}/", rules.commit());
         if let Some(name) = path.strip_prefix(&small) {
             let etag = ("ETag", format!("\"{}\"", rules.etag(name)));
-            return Answer::new(200, vec![etag], rules.files[name].clone());
+            let commit = ("X-Repo-Commit", rules.commit().to_owned());
+            return Answer::new(200, vec![etag, commit], rules.files[name].clone());
         }
-        let files = format!("/{REPO}/resolve/{}/", rules.commit());
-        let Some(name) = path.strip_prefix(&files).filter(|name| rules.files.contains_key(*name))
-        else {
+        let name = [rules.commit(), "main"]
+            .iter()
+            .find_map(|revision| path.strip_prefix(&format!("/{REPO}/resolve/{revision}/")));
+        let Some(name) = name.filter(|name| rules.files.contains_key(*name)) else {
             return Answer::refusal(404, Some("EntryNotFound"));
         };
         if rules.gate.is_some() && rules.gate != request.token {
@@ -204,7 +206,7 @@ impl State {
                 ("X-Linked-Etag", format!("\"{}\"", rules.etag(name))),
                 ("X-Linked-Size", rules.files[name].len().to_string()),
                 ("ETag", "\"of the redirect\"".to_owned()),
-                ("Location", format!("http://{}/cdn/{name}?signed=1", self.cdn)),
+                ("Location", format!("http://localhost:{}/cdn/{name}?signed=1", self.cdn.port())),
             ];
             return Answer::new(302, headers, b"Found".to_vec());
         }
