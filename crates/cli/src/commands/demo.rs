@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Demo, console: &Console, stop: &Stop) -> Result<Outcome
         print(&figures.to_string())?;
     } else {
         print(table.as_str().unwrap_or_default())?;
-        show_searches(&stages)?;
+        show_searches(&stages, console, stop)?;
     }
     console.say(&format!("report: {}", stages.path("report").join("report.html").display()));
     if args.no_serve {
@@ -163,8 +163,8 @@ fn recipe(args: &Demo, stages: &Stages<'_>, photos: &Dataset) -> Result<Recipe> 
     Ok(recipe)
 }
 
-fn show_searches(stages: &Stages<'_>) -> Result<()> {
-    let (index, model) = pipeline::open_search(&stages.path("index"), None)?;
+fn show_searches(stages: &Stages<'_>, console: &Console, stop: &Stop) -> Result<()> {
+    let (index, model) = pipeline::open_search(&stages.path("index"), None, (console, stop))?;
     for query in SEARCHES {
         let request = search::request(&model, Some(query), None, VectorName::Fused, 3)?;
         print(&format!("\nsearch \"{query}\""))?;

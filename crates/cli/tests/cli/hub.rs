@@ -1,6 +1,6 @@
 //! Models named `hf:OWNER/NAME`, from a local server that speaks the hub's routes.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 
@@ -19,11 +19,12 @@ struct Bench {
 fn bench() -> Bench {
     let (dir, data) = beside("data");
     let model = trained().join("run/model");
-    let mut rules = Rules::default();
-    for name in names(&model) {
-        let bytes = fs_err::read(model.join(&name)).unwrap();
-        rules.files.insert(name, bytes);
-    }
+    let files: Vec<(String, Vec<u8>)> = names(&model)
+        .into_iter()
+        .map(|name| (name.clone(), fs_err::read(model.join(name)).unwrap()))
+        .collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), &b[..])).collect();
+    let rules = Rules::new(&files);
     Bench { server: FakeHub::start(rules), dir, data }
 }
 
@@ -40,7 +41,7 @@ impl Bench {
         ended(command.envs(vars.iter().copied()).output().unwrap())
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 }
@@ -76,7 +77,7 @@ fn an_index_remembers_the_commit_of_its_model() {
 #[test]
 fn a_recipe_starts_from_a_model_of_the_hub_and_keeps_its_commit() {
     let bench = bench();
-    let text = recipe(1).replace("data = \"data\"", &format!("data = \"{}\"", bench.data));
+    let text = recipe(2).replace("data = \"data\"", &format!("data = \"{}\"", bench.data));
     let start = text.lines().find(|line| line.starts_with("start.towers")).unwrap();
     let text = text.replace(start, &format!("start.checkpoint = \"hf:{REPO}\""));
     fs_err::write(bench.path("recipe.toml"), text).unwrap();
@@ -101,5 +102,9 @@ fn what_cannot_be_fetched_is_told() {
     let line = format!("embed q.txt --model hf:{REPO} --out v");
     let err = bench.run(&line, &[("HF_HUB_OFFLINE", "1")]).expect(2).err;
     assert!(err.contains("no connection is allowed (`HF_HUB_OFFLINE`)"), "{err}");
-    assert!(!Path::new(&bench.path("v")).exists());
+    bench.server.change(|rules| rules.gate = Some("hf_key".to_owned()));
+    let err = bench.run(&line, &[]).expect(2).err;
+    assert!(err.contains("cause: the model is gated: accept its terms at http://"), "{err}");
+    assert!(!bench.path("v").exists());
+    bench.run(&line, &[("HF_TOKEN", "hf_key")]).expect(0);
 }
