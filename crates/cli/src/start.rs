@@ -11,9 +11,9 @@ use conjoin_engine::{Activation, Mask};
 use conjoin_hub::ModelName;
 use conjoin_input::{InputContract, TextContract, Tokenizer};
 use conjoin_model::{
-    AttentionRule, Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, MlpRule, MobileNetSpec,
-    Model, ModelParts, ModelSpec, NameMap, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias,
-    ScoreBias, TextTower, Weights, families::mobilenet,
+    AttentionRule, Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, Matryoshka, MlpRule,
+    MobileNetSpec, Model, ModelParts, ModelSpec, NameMap, NormPlacement, NormRule, OutputNorm,
+    Pooling, QkvBias, ScoreBias, TextTower, Weights, families::mobilenet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +114,7 @@ impl Towers {
             contract: InputContract { text: Some(text_contract), image: Some(image_contract) },
             log_scale: (1.0_f32 / 0.07).ln(),
             score_bias: 0.0,
+            matryoshka: Matryoshka::default(),
             card: Card {
                 name: "start".to_owned(),
                 licence,

@@ -13,6 +13,12 @@ pub trait Embedder: Send + Sync {
     /// Width `e` of the embeddings.
     fn width(&self) -> usize;
 
+    /// The widths that vectors of this model may be cut to (see [`Embeddings::cut`]), the last one
+    /// being [`Embedder::width`].
+    fn widths(&self) -> Vec<usize> {
+        vec![self.width()]
+    }
+
     /// The modalities this model can embed.
     fn modalities(&self) -> &[Modality];
 

@@ -123,6 +123,26 @@ impl Embeddings {
         Self { width: self.width, values }
     }
 
+    /// The first `width` numbers of every row, scaled to unit length. For vectors of models that were
+    /// trained for it (Matryoshka representations); rows of that width stay as they are.
+    ///
+    /// # Shapes
+    /// `[n, e]` to `[n, width]`.
+    ///
+    /// # Panics
+    /// When `width` is zero or more than the rows'.
+    #[must_use]
+    pub fn cut(self, width: usize) -> Self {
+        if width == self.width {
+            return self;
+        }
+        assert!((1..self.width).contains(&width), "rows can only become shorter");
+        let values = self.rows().flat_map(|row| row[..width].iter().copied()).collect();
+        let mut cut = Self { width, values };
+        cut.normalize();
+        cut
+    }
+
     /// Scales every row to unit length; a row of zeros stays as it is.
     pub fn normalize(&mut self) {
         for row in self.values.chunks_exact_mut(self.width) {
@@ -154,6 +174,13 @@ mod tests {
         let mut m = Embeddings::new(2, vec![3.0, 4.0, 0.0, 0.0]).unwrap();
         m.normalize();
         assert_eq!(m.values(), [0.6, 0.8, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn cuts_rows_to_unit_length() {
+        let m = Embeddings::new(3, vec![3.0, 4.0, 12.0, 0.0, 2.0, 0.0]).unwrap();
+        assert_eq!(m.clone().cut(2).values(), [0.6, 0.8, 0.0, 1.0]);
+        assert_eq!(m.clone().cut(3), m);
     }
 
     #[test]

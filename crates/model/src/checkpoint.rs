@@ -4,9 +4,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
-use conjoin_core::{
-    Artifact, ArtifactWriter, Embedder, Manifest, Parameter, Seed, Tower, hash_bytes,
-};
+use conjoin_core::{Artifact, ArtifactWriter, Manifest, Parameter, Seed, Tower, hash_bytes};
 use conjoin_input::Tokenizer;
 use safetensors::{Dtype, View};
 use serde::de::DeserializeOwned;
@@ -79,7 +77,7 @@ impl Model {
         )?;
         CHECKPOINT_FORMAT.clone_into(&mut manifest.format);
         manifest.version = CHECKPOINT_VERSION;
-        manifest.fingerprint = Some(self.fingerprint().to_owned());
+        manifest.fingerprint = Some(self.whole_fingerprint().to_owned());
         Ok(writer.commit(manifest)?)
     }
 

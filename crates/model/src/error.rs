@@ -117,6 +117,27 @@ pub enum ModelErrorKind {
         /// Width of image embeddings.
         image: usize,
     },
+    /// The vectors cannot be cut to this width: the model was not trained for it.
+    #[error("{found} dimensions were asked for, the model's vectors can have {widths:?}")]
+    Dimensions {
+        /// The width asked for.
+        found: usize,
+        /// The widths there are.
+        widths: Vec<usize>,
+    },
+    /// The model has no adapters to choose from.
+    #[error("the adapter `{found}` was asked for, this kind of model has none")]
+    NoAdapter {
+        /// The adapter asked for.
+        found: String,
+    },
+    /// A tokeniser in a form that holds only half of its rules.
+    #[error(
+        "`{}` is there, but no `tokenizer.json`; write one in Python with `tokenizers`' converters \
+         (`AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)`)",
+        .0.display()
+    )]
+    SentencePiece(PathBuf),
     /// The tokeniser cannot be used.
     #[error("the tokeniser cannot be used")]
     Tokenizer(#[from] conjoin_input::TokenizerError),

@@ -12,6 +12,7 @@ mod encoder;
 mod error;
 pub mod families;
 mod layout;
+mod matryoshka;
 mod mobilenet;
 mod model;
 mod places;
@@ -23,6 +24,7 @@ mod weights;
 
 pub use checkpoint::{CHECKPOINT_FORMAT, CHECKPOINT_VERSION};
 pub use error::{ModelError, ModelErrorKind};
+pub use matryoshka::Matryoshka;
 pub use model::{Card, Model, ModelParts, ModelSpec};
 pub use spec::{
     AttentionRule, EncoderInput, EncoderSpec, HeadLayer, ImageSpec, Local, MlpRule, MobileNetBlock,

@@ -1,13 +1,19 @@
 //! A loaded model: towers, tokeniser, input contract; what the rest of the project calls an embedder.
 
-use std::{fmt, path::Path, sync::LazyLock};
+use std::{
+    fmt,
+    path::Path,
+    sync::{LazyLock, OnceLock},
+};
 
-use conjoin_core::{EmbedError, Embedder, Embeddings, Modality, Tower};
+use conjoin_core::{EmbedError, Embedder, Embeddings, Modality, Tower, hash_bytes};
 use conjoin_input::{ImageLimits, InputContract, Pixels, Tokenizer};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{EncoderSpec, ImageSpec, ImageTower, ModelError, ModelErrorKind, TextTower, families};
+use crate::{
+    EncoderSpec, ImageSpec, ImageTower, Matryoshka, ModelError, ModelErrorKind, TextTower, families,
+};
 
 /// Everything about a model but its numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +29,9 @@ pub struct ModelSpec {
     pub log_scale: f32,
     /// What was added to them (SigLIP's bias; 0 elsewhere).
     pub score_bias: f32,
+    /// Which widths its vectors may be cut to.
+    #[serde(default, skip_serializing_if = "Matryoshka::is_none")]
+    pub matryoshka: Matryoshka,
     /// Where the model comes from.
     pub card: Card,
 }
@@ -57,8 +66,14 @@ pub(crate) type Fingerprint = Box<dyn FnOnce() -> String + Send + Sync>;
 pub struct Model {
     spec: ModelSpec,
     parts: ModelParts,
+    /// Of the towers and their rules.
     fingerprint: LazyLock<String, Fingerprint>,
+    /// Of vectors that are cut.
+    cut_fingerprint: OnceLock<String>,
     modalities: Vec<Modality>,
+    /// Width of the towers' vectors.
+    whole: usize,
+    /// Width of what is given.
     width: usize,
     limits: ImageLimits,
 }
@@ -104,7 +119,7 @@ impl Model {
         }
         let (text, image) =
             (parts.text.as_ref().map(Tower::width), parts.image.as_ref().map(Tower::width));
-        let width = match (text, image) {
+        let whole = match (text, image) {
             (Some(text), Some(image)) if text != image => {
                 return Err(ModelErrorKind::Widths { text, image });
             }
@@ -115,7 +130,24 @@ impl Model {
         let modalities = modalities.into_iter().filter_map(|(m, w)| w.map(|_| m)).collect();
         let limits = ImageLimits::default();
         let fingerprint = LazyLock::new(fingerprint);
-        Ok(Self { spec, parts, fingerprint, modalities, width, limits })
+        let (cut_fingerprint, width) = (OnceLock::new(), spec.matryoshka.checked(whole)?);
+        Ok(Self { spec, parts, fingerprint, cut_fingerprint, modalities, whole, width, limits })
+    }
+
+    /// The model whose vectors have `width` numbers: the first ones, scaled to unit length.
+    ///
+    /// # Errors
+    /// When the model was not trained for this width.
+    pub fn cut_to(mut self, width: usize) -> Result<Self, ModelErrorKind> {
+        self.spec.matryoshka.width = (width != self.whole).then_some(width);
+        self.width = self.spec.matryoshka.checked(self.whole)?;
+        self.cut_fingerprint = OnceLock::new();
+        Ok(self)
+    }
+
+    /// Identifies the towers and their rules, whatever their vectors are cut to.
+    pub(crate) fn whole_fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Opens a model folder of any known layout.
@@ -124,11 +156,24 @@ impl Model {
     /// When the layout is unknown, or a file is missing, damaged or says something this build does
     /// not implement.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
+        Self::open_with(folder, &families::Options::default())
+    }
+
+    /// As [`Model::open`], with choices that a folder of somebody else's leaves open.
+    ///
+    /// # Errors
+    /// As there, and when the model has no such choice.
+    pub fn open_with(folder: &Path, options: &families::Options) -> Result<Self, ModelError> {
         // A folder that is not there may be one whose writer died; opening it puts it back.
         if folder.join(conjoin_core::MANIFEST_FILE).exists() || !folder.exists() {
-            return Self::open_checkpoint(folder);
+            return match options.adapter.clone() {
+                None => Self::open_checkpoint(folder),
+                Some(found) => {
+                    Err(ModelErrorKind::NoAdapter { found }.at(folder.display().to_string()))
+                }
+            };
         }
-        let plan = families::Plan::read(folder)?;
+        let plan = families::Plan::read_with(folder, options)?;
         plan.build().map_err(|kind| kind.at(folder.display().to_string()))
     }
 
@@ -182,11 +227,22 @@ const IMAGES_PER_BLOCK: usize = 64;
 
 impl Embedder for Model {
     fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        if self.width == self.whole {
+            return &self.fingerprint;
+        }
+        let cut = || hash_bytes(format!("{}{}", *self.fingerprint, self.width).as_bytes());
+        self.cut_fingerprint.get_or_init(cut)
     }
 
     fn width(&self) -> usize {
         self.width
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let widths = self.spec.matryoshka.widths.iter().copied();
+        let mut widths: Vec<usize> = widths.filter(|w| *w < self.width).collect();
+        widths.push(self.width);
+        widths
     }
 
     fn modalities(&self) -> &[Modality] {
@@ -201,7 +257,7 @@ impl Embedder for Model {
                 .par_iter()
                 .map(|text| Ok(self.tokenize(text)?.ids))
                 .collect::<Result<_, EmbedError>>()?;
-            all.append(&tower.embed(&ids.iter().collect::<Vec<_>>())?);
+            all.append(&tower.embed(&ids.iter().collect::<Vec<_>>())?.cut(self.width));
         }
         Ok(all)
     }
@@ -215,7 +271,7 @@ impl Embedder for Model {
         for block in images.chunks(IMAGES_PER_BLOCK) {
             let prepared: Vec<_> = block.par_iter().map(|bytes| self.prepare(bytes)).collect();
             let good: Vec<&Pixels> = prepared.iter().filter_map(|p| p.as_ref().ok()).collect();
-            let embeddings = tower.embed(&good)?;
+            let embeddings = tower.embed(&good)?.cut(self.width);
             let mut rows = embeddings.rows();
             all.extend(
                 prepared

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -13,7 +14,7 @@ use conjoin_core::{Parameter, Seed, Tower, Values};
 use crate::{ModelErrorKind, layout::Layout, weight_file::Weights};
 
 /// How one of our parameters is made of tensors of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Source {
     /// The tensor as it is.
     Same(String),
@@ -21,6 +22,18 @@ pub enum Source {
     Rows(Vec<String>),
     /// The rows of a matrix from this one on (positions that begin behind the padding's).
     RowsFrom(String, usize),
+    /// These rows of a tensor (queries of fused rows).
+    Span(String, Range<usize>),
+    /// A matrix to which the product of two factors is added: `base.original + scaling · B A` with
+    /// `base.0.lora_A` and `base.0.lora_B` of one of several tasks; for tables `A B`.
+    Adapted {
+        /// How the three names begin.
+        base: String,
+        /// Which task's factors.
+        task: usize,
+        /// What their product is multiplied by.
+        scaling: f32,
+    },
     /// The transpose of a matrix, leading dimensions merged: `[.., n]` to `[n, ..]`.
     Transposed(String),
     /// A depthwise kernel `[y, x, c, 1]` as taps `[y · x, c]`.
@@ -164,6 +177,10 @@ impl Source {
             Self::Same(name) => Self::Same(put(name)),
             Self::Rows(names) => Self::Rows(names.into_iter().map(put).collect()),
             Self::RowsFrom(name, first) => Self::RowsFrom(put(name), first),
+            Self::Span(name, rows) => Self::Span(put(name), rows),
+            Self::Adapted { base, task, scaling } => {
+                Self::Adapted { base: put(base), task, scaling }
+            }
             Self::Transposed(name) => Self::Transposed(put(name)),
             Self::Flattened(name) => Self::Flattened(put(name)),
             Self::PatchKernel(name) => Self::PatchKernel(put(name)),
@@ -178,10 +195,14 @@ impl Source {
         match self {
             Self::Same(name)
             | Self::RowsFrom(name, _)
+            | Self::Span(name, _)
             | Self::Transposed(name)
             | Self::Flattened(name)
             | Self::PatchKernel(name) => vec![name.clone()],
             Self::Rows(names) => names.clone(),
+            Self::Adapted { base, .. } => {
+                ["original", "0.lora_A", "0.lora_B"].map(|part| format!("{base}.{part}")).to_vec()
+            }
             Self::NormScale(prefix) | Self::NormShift(prefix) => {
                 ["gamma", "beta", "moving_mean", "moving_variance"]
                     .map(|part| format!("{prefix}/{part}"))
@@ -196,6 +217,10 @@ impl Source {
             Self::Same(name) => tensor(name)?,
             Self::Rows(names) => computed(stack(weights, names)?),
             Self::RowsFrom(name, first) => computed(rows_from(tensor(name)?, *first)),
+            Self::Span(name, rows) => computed(span(name, tensor(name)?, rows)?),
+            Self::Adapted { base, task, scaling } => {
+                computed(adapted(weights, base, *task, *scaling)?)
+            }
             Self::Transposed(name) => computed(transpose(&tensor(name)?)),
             Self::Flattened(name) => flatten(tensor(name)?),
             Self::PatchKernel(name) => computed(patch_kernel(name, tensor(name)?)?),
@@ -232,6 +257,69 @@ fn rows_from((mut shape, x): Tensor, first: usize) -> (Vec<usize>, Vec<f32>) {
         *rows = rows.saturating_sub(first);
     }
     (shape, x[(first * width).min(x.len())..].to_vec())
+}
+
+fn span(
+    name: &str,
+    (mut shape, x): Tensor,
+    rows: &Range<usize>,
+) -> Result<(Vec<usize>, Vec<f32>), ModelErrorKind> {
+    let n = shape.first().copied().unwrap_or(0);
+    if n < rows.end {
+        let expected = vec![rows.end];
+        return Err(ModelErrorKind::Shape { name: name.to_owned(), found: shape, expected });
+    }
+    let width = x.len() / n.max(1);
+    shape[0] = rows.len();
+    Ok((shape, x[rows.start * width..rows.end * width].to_vec()))
+}
+
+/// One task's part of a LoRA factor, `[rows, cols]`.
+struct Factor {
+    rows: usize,
+    cols: usize,
+    values: Vec<f32>,
+}
+
+impl Factor {
+    fn read(weights: &Weights, name: &str, task: usize) -> Result<Self, ModelErrorKind> {
+        let (shape, values) = weights.tensor(name)?;
+        match shape.as_slice() {
+            &[tasks, rows, cols] if task < tasks => {
+                let values = values[task * rows * cols..][..rows * cols].to_vec();
+                Ok(Self { rows, cols, values })
+            }
+            _ => {
+                let (name, expected) = (name.to_owned(), vec![task + 1, 0, 0]);
+                Err(ModelErrorKind::Shape { name, found: shape, expected })
+            }
+        }
+    }
+}
+
+fn adapted(
+    weights: &Weights,
+    base: &str,
+    task: usize,
+    scaling: f32,
+) -> Result<(Vec<usize>, Vec<f32>), ModelErrorKind> {
+    let (shape, original) = weights.tensor(&format!("{base}.original"))?;
+    let a_name = format!("{base}.0.lora_A");
+    let a = Factor::read(weights, &a_name, task)?;
+    let b = Factor::read(weights, &format!("{base}.0.lora_B"), task)?;
+    let (left, right) = if Some(&a.cols) == shape.last() { (b, a) } else { (a, b) };
+    if shape != [left.rows, right.cols] || left.cols != right.rows {
+        let found = vec![left.rows, left.cols, right.rows, right.cols];
+        return Err(ModelErrorKind::Shape { name: a_name, found, expected: shape });
+    }
+    let mut merged = original.to_vec();
+    let rows = merged.chunks_exact_mut(right.cols.max(1));
+    for (row, factors) in rows.zip(left.values.chunks_exact(left.cols.max(1))) {
+        for (factor, from) in factors.iter().zip(right.values.chunks_exact(right.cols.max(1))) {
+            row.iter_mut().zip(from).for_each(|(to, x)| *to += scaling * factor * x);
+        }
+    }
+    Ok((shape, merged))
 }
 
 /// `[a, …, n]` to `[n, a · …]`.

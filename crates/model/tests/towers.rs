@@ -66,6 +66,7 @@ fn model() -> Model {
         contract: InputContract { text: Some(text), image: None },
         log_scale: 1.0,
         score_bias: 0.0,
+        matryoshka: conjoin_model::Matryoshka::default(),
         card: Card::default(),
     };
     let tokenizer = Some(Tokenizer::from_wordpiece(vocab.as_bytes()).unwrap());

@@ -1,6 +1,7 @@
 //! `POST /v1/embeddings`, in the shape of OpenAI's API, for texts and images.
 
 use axum::{Json, extract::State};
+use conjoin_core::Embeddings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -67,7 +68,10 @@ pub(crate) async fn embeddings(
     Body(request): Body<EmbeddingsRequest>,
 ) -> Result<Json<EmbeddingsResponse>, ApiError> {
     check(&app, &request)?;
-    let vectors = embed(&app, inputs(request.input, &app.config)?).await?;
+    let mut vectors = embed(&app, inputs(request.input, &app.config)?).await?;
+    if let Some(width) = request.dimensions {
+        vectors.iter_mut().for_each(|found| cut(&mut found.vector, width));
+    }
     let tokens = vectors.iter().map(|v| v.tokens).sum();
     let data = |(index, found): (usize, TextVector)| EmbeddingData {
         object: "embedding",
@@ -91,11 +95,18 @@ fn check(app: &App, request: &EmbeddingsRequest) -> Result<(), ApiError> {
     if let Some(found) = request.model.as_ref().filter(|found| *found != expected) {
         return Err(ApiError::Model { found: found.clone(), expected: expected.clone() });
     }
-    let width = app.embedder.width();
-    match request.dimensions.filter(|found| *found != width) {
-        Some(found) => Err(ApiError::Dimensions { found, width }),
+    let widths = app.embedder.widths();
+    match request.dimensions.filter(|found| !widths.contains(found)) {
+        Some(found) => Err(ApiError::Dimensions { found, widths }),
         None => Ok(()),
     }
+}
+
+/// Keeps the first numbers, at unit length.
+fn cut(vector: &mut Vec<f32>, width: usize) {
+    let whole = std::mem::take(vector);
+    let whole = Embeddings::new(whole.len(), whole).expect("one row");
+    *vector = whole.cut(width).into_values();
 }
 
 /// Embeds texts and images, each kind together, and puts them back in order.

@@ -79,8 +79,8 @@ pub(crate) enum ApiError {
     Embed { index: usize, source: EmbedError },
     #[error("{}", chain(.0))]
     EmbedAll(EmbedError),
-    #[error("dimensions is {found}, this model's embeddings have {width} and cannot be shortened")]
-    Dimensions { found: usize, width: usize },
+    #[error("dimensions is {found}, this model's embeddings can have {widths:?}")]
+    Dimensions { found: usize, widths: Vec<usize> },
     #[error("no model `{found}` here, this server has `{expected}`")]
     Model { found: String, expected: String },
     #[error("top_k is {found}, it must be 1 to {limit}")]

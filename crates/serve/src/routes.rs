@@ -93,6 +93,8 @@ async fn health(State(app): State<App>) -> Json<Value> {
 }
 
 async fn models(State(app): State<App>) -> Json<Value> {
+    let mut shorter = app.embedder.widths();
+    shorter.pop();
     let model = json!({
         "id": app.config.model,
         "object": "model",
@@ -100,6 +102,7 @@ async fn models(State(app): State<App>) -> Json<Value> {
         "owned_by": "local",
         "fingerprint": app.embedder.fingerprint(),
         "dimensions": app.embedder.width(),
+        "shorter_dimensions": shorter,
         "modalities": app.modalities(),
         "max_tokens": app.embedder.max_tokens(),
     });

@@ -113,6 +113,20 @@ fn embeds_in_the_shape_of_openai() {
 }
 
 #[test]
+fn cuts_vectors_to_the_dimensions_asked() {
+    let server = start(ServeConfig::default());
+    let request = json!({"input": ["red mug", {"image": uri(HAT)}], "dimensions": 16});
+    let answer = post(&server, "/v1/embeddings", &request).json();
+    for (at, caption) in ["red mug", "blue hat"].into_iter().enumerate() {
+        let whole = FakeModel::vector(caption);
+        let whole = conjoin_core::Embeddings::new(whole.len(), whole).unwrap();
+        assert_eq!(floats(&answer["data"][at]["embedding"]), whole.cut(16).values());
+    }
+    let model = &get(&server, "/v1/models").json()["data"][0];
+    assert_eq!(model["shorter_dimensions"], json!([16]));
+}
+
+#[test]
 fn embeds_texts_and_images_in_the_order_asked_and_tells_truncation() {
     let server = start(ServeConfig::default());
     let long = "a b c d e f g h i j";
@@ -134,7 +148,7 @@ fn refuses_embeddings_with_a_reason() {
     let check = |body: Value, status, code, message: &str| {
         check_error(&post(&server, "/v1/embeddings", &body), status, code, message);
     };
-    let message = "dimensions is 8, this model's embeddings have 64 and cannot be shortened";
+    let message = "dimensions is 8, this model's embeddings can have [16, 64]";
     check(json!({"input": "a", "dimensions": 8}), 400, "unsupported_dimensions", message);
     let message = "no model `gpt` here, this server has `conjoin`";
     check(json!({"input": "a", "model": "gpt"}), 404, "model_not_found", message);

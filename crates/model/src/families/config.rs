@@ -236,6 +236,11 @@ impl Config {
         Ok(self.maybe_text(key)?.unwrap_or(default))
     }
 
+    /// A switch that has no known default.
+    pub(crate) fn flag(&self, key: &str) -> Result<bool, ModelErrorKind> {
+        self.needed(key, self.typed(key, "true or false", Value::as_bool)?, "true or false")
+    }
+
     /// Refuses every value of `key` but absence and those given.
     pub(crate) fn only(&self, key: &str, allowed: &[Value]) -> Result<(), ModelErrorKind> {
         match self.get(key) {
@@ -245,6 +250,26 @@ impl Config {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Refuses keys that nothing asked for, where all of them are rules.
+    pub(crate) fn all_read(&self) -> Result<(), ModelErrorKind> {
+        let unread = self.log.0.borrow().unread.clone();
+        match self.keys.keys().find(|key| unread.contains(&self.place(key))) {
+            Some(key) => Err(self.unsupported(key, "no such key")),
+            None => Ok(()),
+        }
+    }
+
+    /// An object inside this one, empty where it is absent.
+    pub(crate) fn section_or_empty(&self, key: &str) -> Result<Self, ModelErrorKind> {
+        let empty = || Self {
+            file: self.file.clone(),
+            path: format!("{}{key}.", self.path),
+            keys: Map::new(),
+            log: self.log.clone(),
+        };
+        Ok(self.section(key)?.unwrap_or_else(empty))
     }
 
     /// An object inside this one.

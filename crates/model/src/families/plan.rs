@@ -9,11 +9,18 @@ use conjoin_core::{Seed, hash_bytes};
 use conjoin_input::{InputContract, Tokenizer};
 
 use crate::{
-    Card, EncoderSpec, ImageSpec, ImageTower, Model, ModelError, ModelErrorKind, ModelParts,
-    ModelSpec, NameMap, Source, TextTower, Weights,
+    Card, EncoderSpec, ImageSpec, ImageTower, Matryoshka, Model, ModelError, ModelErrorKind,
+    ModelParts, ModelSpec, NameMap, Source, TextTower, Weights,
     families::Reading,
     tower::{IMAGE_PREFIX, TEXT_PREFIX},
 };
+
+/// What a checkpoint leaves to whoever opens it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The task whose adapter is merged into the weights. None: the checkpoint's own choice.
+    pub adapter: Option<String>,
+}
 
 /// A model that is recognised but not loaded.
 #[derive(Debug)]
@@ -34,6 +41,8 @@ pub struct Plan {
     pub log_scale: f32,
     /// See `log_scale`.
     pub score_bias: f32,
+    /// Which widths its vectors may be cut to.
+    pub matryoshka: Matryoshka,
     /// Where the model comes from.
     pub card: Card,
     /// The weights; only their headers are read.
@@ -48,7 +57,15 @@ impl Plan {
     /// # Errors
     /// When its layout is unknown, or says something this build does not implement.
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
-        super::plan(folder).map_err(|kind| kind.at(folder.display().to_string()))
+        Self::read_with(folder, &Options::default())
+    }
+
+    /// As [`Plan::read`], with choices that the folder leaves open.
+    ///
+    /// # Errors
+    /// As there, and when the model has no such choice.
+    pub fn read_with(folder: &Path, options: &Options) -> Result<Self, ModelError> {
+        super::plan(folder, options).map_err(|kind| kind.at(folder.display().to_string()))
     }
 
     /// Tensors for our parameters from any weights under this plan's names.
@@ -84,9 +101,13 @@ impl Plan {
             contract: self.contract,
             log_scale: self.log_scale,
             score_bias: self.score_bias,
+            matryoshka: self.matryoshka,
             card: self.card,
         };
-        let rules = spec.rules()?;
+        let mut rules = spec.rules()?;
+        // The same file gives other numbers for each of its adapters.
+        let adapted = self.names.iter().filter(|(_, s)| matches!(s, Source::Adapted { .. }));
+        rules.extend(adapted.flat_map(|(_, source)| format!("{source:?}").into_bytes()));
         let tokenizer = parts.tokenizer.as_ref().map(|t| hash_bytes(&t.to_json()));
         let weights = self.weights;
         let fingerprint = move || {

@@ -15,7 +15,7 @@ use super::{
     text,
 };
 use crate::{
-    Card, ModelErrorKind, Pooling, Weights,
+    Card, Matryoshka, ModelErrorKind, Pooling, Weights,
     checkpoint::{read_json, read_limited},
     tower::TEXT_PREFIX,
 };
@@ -79,6 +79,7 @@ pub(crate) fn plan(folder: &Path, log: &Log) -> Result<Plan, ModelErrorKind> {
         unused: body.unused,
         log_scale: 0.0,
         score_bias: 0.0,
+        matryoshka: Matryoshka::default(),
         card: Card { name: name.clone(), licence: None, sources: vec![name] },
         weights: Weights::open_folder(folder)?,
         reading: Reading::default(),

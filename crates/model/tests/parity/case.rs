@@ -59,6 +59,15 @@ impl Case {
         Model::open(&self.checkpoint()).unwrap_or_else(|e| panic!("{e}: {}", e.kind))
     }
 
+    pub(crate) fn texts(&self) -> Vec<&str> {
+        self.inputs.texts.iter().map(String::as_str).collect()
+    }
+
+    pub(crate) fn image_files(&self) -> Vec<Vec<u8>> {
+        let read = |file: &String| fs_err::read(self.folder.join(file)).unwrap();
+        self.inputs.images.iter().map(read).collect()
+    }
+
     /// Gradients in our names: the maps are linear.
     fn gradients(&self) -> Option<NameMap> {
         let file = self.folder.join("gradients.safetensors");
@@ -81,8 +90,7 @@ impl Case {
         let golden = self.part("text");
         tower.observe(&inputs, &mut |name, value| golden.compare(name, value)).unwrap();
         golden.check(tower, &inputs, gradients);
-        let texts: Vec<&str> = self.inputs.texts.iter().map(String::as_str).collect();
-        assert_embeddings(&model.embed_texts(&texts).unwrap(), &self.f32("text.embedding"));
+        assert_embeddings(&model.embed_texts(&self.texts()).unwrap(), &self.f32("text.embedding"));
     }
 
     fn check_ids(&self, model: &Model) -> Vec<Vec<u32>> {
@@ -98,8 +106,7 @@ impl Case {
 
     fn check_images(&self, model: &Model, gradients: Option<&NameMap>) {
         let contract = model.spec().contract.image.as_ref().unwrap();
-        let files: Vec<Vec<u8>> =
-            self.inputs.images.iter().map(|f| fs_err::read(self.folder.join(f)).unwrap()).collect();
+        let files = self.image_files();
         let limits = ImageLimits::default();
         let pixels: Vec<Pixels> =
             files.iter().map(|bytes| contract.prepare(&decode(bytes, &limits).unwrap())).collect();

@@ -10,6 +10,7 @@
 )]
 
 mod case;
+mod image_text;
 
 use std::{
     collections::BTreeMap,
@@ -225,6 +226,8 @@ fn norm_gradient(weights: &Weights, gradients: &Weights, source: &Source) -> Vec
         Source::Same(_)
         | Source::Rows(_)
         | Source::RowsFrom(..)
+        | Source::Span(..)
+        | Source::Adapted { .. }
         | Source::Transposed(_)
         | Source::Flattened(_)
         | Source::PatchKernel(_) => panic!("{source:?} is no norm"),

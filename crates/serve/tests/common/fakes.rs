@@ -13,6 +13,7 @@ use rand::Rng;
 
 const FINGERPRINT: &str = "fake-model";
 const WIDTH: usize = 64;
+const CUT_WIDTH: usize = 16;
 const MAX_TOKENS: usize = 8;
 
 /// Embeds a text as the sum of its words' directions, and a known picture as its caption's text.
@@ -73,6 +74,10 @@ impl Embedder for FakeModel {
 
     fn width(&self) -> usize {
         WIDTH
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        vec![CUT_WIDTH, WIDTH]
     }
 
     fn modalities(&self) -> &[Modality] {
