@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use conjoin_core::VectorName;
 use conjoin_hub::ModelName;
+use conjoin_model::{LongText, Model, ModelErrorKind};
 
 /// Multimodal embeddings in one tool: curate, train, adapt, measure, embed, index, search, serve.
 ///
@@ -238,6 +239,44 @@ pub(crate) struct Embed {
     /// The format of the vectors.
     #[arg(long, value_enum, default_value_t = VectorFormat::Npy)]
     pub format: VectorFormat,
+    /// What the texts are for: `query`, `passage`, `plain`, or a task the model has a prompt for
+    /// (`conjoin doctor` lists them).
+    #[arg(long, default_value = "passage")]
+    pub task: String,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LongTextArg {
+    /// Its beginning is read, and a warning tells how many were cut.
+    Cut,
+    /// The mean of its pieces' vectors, weighted by tokens.
+    Mean,
+    /// Late chunking: all tokens are pooled together, each seen in its surroundings.
+    Late,
+}
+
+/// How inputs larger than the model are read.
+#[derive(Debug, Clone, Copy, Group)]
+pub(crate) struct ReadingArgs {
+    /// What becomes of a text longer than the model reads at once.
+    #[arg(long, value_enum, default_value_t = LongTextArg::Cut)]
+    pub long_text: LongTextArg,
+    /// Look at large pictures in up to N x N pieces beside the whole; the vector is their mean.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=8))]
+    pub tiles: usize,
+}
+
+impl ReadingArgs {
+    pub(crate) fn apply(self, model: Model) -> Result<Model, ModelErrorKind> {
+        let long_text = match self.long_text {
+            LongTextArg::Cut => LongText::Cut,
+            LongTextArg::Mean => LongText::Mean,
+            LongTextArg::Late => LongText::Late,
+        };
+        Ok(model.with_long_texts(long_text)?.with_tiles(self.tiles))
+    }
 }
 
 #[derive(Debug, Group)]
@@ -250,6 +289,8 @@ pub(crate) struct Index {
     /// Folder for the index.
     #[arg(long)]
     pub out: PathBuf,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, anyhow};
 use conjoin_core::{
-    ArtifactWriter, Embedder, Embeddings, Manifest, Progress, Stop, Store, VectorName, hash_bytes,
+    ArtifactWriter, Embedder, Embeddings, Manifest, Progress, Stop, Store, Task, VectorName,
+    hash_bytes,
 };
 use conjoin_data::{Dataset, Item};
 use conjoin_eval::{
@@ -337,9 +338,11 @@ pub(crate) fn build_index(
     let items: Vec<&Item> = dataset.items().iter().collect();
     let width = model.width();
     let (mut texts, mut images) = (Embeddings::zeros(0, width), Embeddings::zeros(0, width));
-    let mut n_done = 0;
+    let (mut n_done, mut n_cut) = (0, 0);
     for block in items.chunks(256) {
-        let parts = tasks::embed_items(model, dataset, block, &conjoin_core::Silent, stop)?;
+        stop.check()?;
+        let parts = tasks::embed_block(model, (dataset, block), &Task::Passage, console)?;
+        n_cut += tasks::n_cut(&parts);
         for (item, parts) in block.iter().zip(parts) {
             if let (Some(text), Some(image)) = (&parts.text, &parts.image)
                 && texts.len() < CALIBRATION_SAMPLE
@@ -365,6 +368,7 @@ pub(crate) fn build_index(
         n_done += block.len();
         console.update("index", n_done as u64, Some(items.len() as u64), "");
     }
+    tasks::warn_of_cut(model, n_cut, items.len(), console);
     if !texts.is_empty() {
         builder.calibrate(Calibration::from_pairs(&texts, &images))?;
     }

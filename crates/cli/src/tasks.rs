@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::{Embedder, Embeddings, Modality, Progress, Stop};
+use conjoin_core::{Embedder, Embeddings, Modality, Progress, Stop, Task, TokenUse};
 use conjoin_data::{Dataset, Item, Split};
 use conjoin_eval::{Card, Cards, RetrievalTask};
 
@@ -39,8 +39,8 @@ impl<'a> Measured<'a> {
 /// Embeds items part by part, in blocks, with progress.
 pub(crate) fn embed_items(
     model: &dyn Embedder,
-    dataset: &Dataset,
-    items: &[&Item],
+    (dataset, items): (&Dataset, &[&Item]),
+    task: &Task,
     progress: &dyn Progress,
     stop: &Stop,
 ) -> Result<Vec<Parts>> {
@@ -48,10 +48,30 @@ pub(crate) fn embed_items(
     let mut all = Vec::with_capacity(items.len());
     for block in items.chunks(BLOCK) {
         stop.check()?;
-        all.extend(embed_block(model, dataset, block, progress)?);
+        all.extend(embed_block(model, (dataset, block), task, progress)?);
         progress.update("embed", all.len() as u64, Some(items.len() as u64), "");
     }
+    warn_of_cut(model, n_cut(&all), items.len(), progress);
     Ok(all)
+}
+
+/// How many texts were not read to their end.
+pub(crate) fn n_cut(parts: &[Parts]) -> usize {
+    parts.iter().filter(|p| p.tokens.is_some_and(TokenUse::is_truncated)).count()
+}
+
+/// Tells how many texts were not read to their end.
+pub(crate) fn warn_of_cut(
+    model: &dyn Embedder,
+    n_cut: usize,
+    n_texts: usize,
+    progress: &dyn Progress,
+) {
+    if let (1.., Some(limit)) = (n_cut, model.max_tokens()) {
+        progress.warn(&format!(
+            "{n_cut} of {n_texts} texts have more than {limit} tokens and were cut there"
+        ));
+    }
 }
 
 /// The unit vectors of an item's parts.
@@ -59,6 +79,8 @@ pub(crate) fn embed_items(
 pub(crate) struct Parts {
     pub text: Option<Vec<f32>>,
     pub image: Option<Vec<f32>>,
+    /// How much of the text was read.
+    pub tokens: Option<TokenUse>,
 }
 
 impl Parts {
@@ -74,10 +96,11 @@ impl Parts {
     }
 }
 
-fn embed_block(
+/// Embeds a block of items.
+pub(crate) fn embed_block(
     model: &dyn Embedder,
-    dataset: &Dataset,
-    items: &[&Item],
+    (dataset, items): (&Dataset, &[&Item]),
+    task: &Task,
     progress: &dyn Progress,
 ) -> Result<Vec<Parts>> {
     let mut parts = vec![Parts::default(); items.len()];
@@ -85,9 +108,11 @@ fn embed_block(
         let (rows, texts): (Vec<usize>, Vec<String>) =
             items.iter().enumerate().filter_map(|(i, item)| Some((i, joined_text(item)?))).unzip();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let vectors = model.embed_texts(&texts)?;
-        for (row, vector) in rows.into_iter().zip(vectors.rows()) {
+        let found = model.embed_texts(&texts, task)?;
+        let found = found.vectors.rows().zip(&found.tokens);
+        for (row, (vector, tokens)) in rows.into_iter().zip(found) {
             parts[row].text = Some(vector.to_vec());
+            parts[row].tokens = Some(*tokens);
         }
     }
     if model.modalities().contains(&Modality::Image) {
@@ -146,9 +171,9 @@ pub(crate) fn measure<'a>(
     stop: &Stop,
 ) -> Result<Vec<Measured<'a>>> {
     let held_out: Vec<&Item> = bench.data.iter_split(Split::Val).collect();
-    let parts = embed_items(model, bench.data, &held_out, progress, stop)?;
+    let parts = embed_items(model, (bench.data, &held_out), &Task::Passage, progress, stop)?;
     let images = images(bench.data, &held_out, &parts);
-    let titles = titles(model, &held_out, title)?;
+    let titles = texts(model, &held_out, &Task::Query, title)?;
     let mut tasks = Vec::new();
     let mut add =
         |name: &str, queries: &SideOf<'a>, (q, i), corpus: &SideOf<'a>, same| -> Result<()> {
@@ -159,12 +184,13 @@ pub(crate) fn measure<'a>(
     add("text_to_image", &titles, (Text, Image), &images, false)?;
     if let Some(items) = bench.items {
         let all: Vec<&Item> = items.items().iter().collect();
-        let parts = embed_items(model, items, &all, progress, stop)?;
+        let parts = embed_items(model, (items, &all), &Task::Passage, progress, stop)?;
         let items = fused(items, &all, &parts);
         add("image_to_item", &images, (Image, Image), &items, false)?;
         add("text_to_item", &titles, (Text, Text), &items, false)?;
     } else {
-        add("image_to_text", &images, (Image, Text), &titles, false)?;
+        let found = texts(model, &held_out, &Task::Passage, title)?;
+        add("image_to_text", &images, (Image, Text), &found, false)?;
         add("image_to_image", &images, (Image, Image), &images, true)?;
     }
     let rest = titles_of_rest(model, &held_out)?;
@@ -201,9 +227,10 @@ fn fused<'a>(dataset: &'a Dataset, items: &[&'a Item], parts: &[Parts]) -> SideO
 }
 
 /// Different texts of the items, each once.
-fn titles<'a>(
+fn texts<'a>(
     model: &dyn Embedder,
     items: &[&'a Item],
+    task: &Task,
     text: impl Fn(&'a Item) -> Option<&'a str>,
 ) -> Result<SideOf<'a>> {
     let mut first: BTreeMap<(&str, &str), ()> = BTreeMap::new();
@@ -216,7 +243,7 @@ fn titles<'a>(
         }
     }
     let texts: Vec<&str> = unique.iter().map(|(text, _)| *text).collect();
-    let vectors = model.embed_texts(&texts)?;
+    let vectors = model.embed_texts(&texts, task)?.vectors;
     let mut side = SideOf::new();
     for ((text, group), vector) in unique.into_iter().zip(vectors.rows()) {
         side.push(vector.to_vec(), group, Shown { text: Some(text.to_owned()), picture: None });
@@ -226,7 +253,7 @@ fn titles<'a>(
 
 /// The last text field of items with several (a description), each once.
 fn titles_of_rest<'a>(model: &dyn Embedder, items: &[&'a Item]) -> Result<SideOf<'a>> {
-    titles(model, items, |item| match item.texts.as_slice() {
+    texts(model, items, &Task::Passage, |item| match item.texts.as_slice() {
         [_, .., (_, last)] => Some(last.as_str()),
         _ => None,
     })

@@ -1,6 +1,6 @@
 //! What evaluation, indexing, mining and serving need of a model.
 
-use crate::{Embeddings, Modality};
+use crate::{Modality, Task, TextEmbeddings};
 
 /// Turns raw texts and image files into embeddings of one space.
 ///
@@ -22,14 +22,15 @@ pub trait Embedder: Send + Sync {
     /// The modalities this model can embed.
     fn modalities(&self) -> &[Modality];
 
-    /// Embeds texts.
+    /// Embeds texts for a task.
     ///
     /// # Shapes
     /// `[n, e]`, rows of unit length, in the order of `texts`.
     ///
     /// # Errors
-    /// When the model has no text tower. A text that is too long is truncated (see the contract).
-    fn embed_texts(&self, texts: &[&str]) -> Result<Embeddings, EmbedError>;
+    /// When the model has no text tower, or has prompts but none for a named task. A text that is too
+    /// long is no error: the result tells how much of it was read.
+    fn embed_texts(&self, texts: &[&str], task: &Task) -> Result<TextEmbeddings, EmbedError>;
 
     /// Embeds encoded image files (JPEG, PNG, WebP, GIF).
     ///
@@ -43,14 +44,13 @@ pub trait Embedder: Send + Sync {
         images: &[&[u8]],
     ) -> Result<Vec<Result<Vec<f32>, EmbedError>>, EmbedError>;
 
-    /// The most tokens a text is read to, if the model reads texts.
-    fn max_tokens(&self) -> Option<usize>;
+    /// Names of the tasks the model has prompts for.
+    fn tasks(&self) -> Vec<String> {
+        Vec::new()
+    }
 
-    /// Number of tokens of a text before truncation, special tokens included.
-    ///
-    /// # Errors
-    /// When the model has no text tower.
-    fn count_tokens(&self, text: &str) -> Result<usize, EmbedError>;
+    /// The most tokens that are read at once, if the model reads texts.
+    fn max_tokens(&self) -> Option<usize>;
 }
 
 /// Why something could not be embedded.
@@ -68,6 +68,14 @@ pub enum EmbedError {
         /// The reader's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The model has prompts, but none for this task.
+    #[error("this model has no prompt for the task `{found}`; it has {known}")]
+    Task {
+        /// The task asked for.
+        found: String,
+        /// The tasks it has prompts for.
+        known: String,
     },
     /// The tower refused the input.
     #[error(transparent)]

@@ -13,6 +13,7 @@ mod parameter;
 mod progress;
 mod seed;
 mod store;
+mod task;
 mod tower;
 mod values;
 
@@ -27,5 +28,6 @@ pub use parameter::{Gradients, Parameter};
 pub use progress::{Interrupted, Progress, Silent, Stop};
 pub use seed::{Rng, Seed};
 pub use store::{Hit, Leg, Mix, SearchError, SearchRequest, Store, VectorName};
+pub use task::{Task, TextEmbeddings, TokenUse};
 pub use tower::{Tower, TowerError};
 pub use values::{Lender, Values};

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use conjoin_core::Task;
+
 use crate::{ContractError, ImageContract, Tokenizer, TokenizerError, Tokens};
 
 /// What a model expects of a text.
@@ -23,15 +25,38 @@ pub struct TextContract {
     pub prompts: BTreeMap<String, String>,
 }
 
+/// Names of one task in public checkpoints.
+const QUERY: [&str; 4] = ["query", "retrieval.query", "search_query", "s2p_query"];
+const PASSAGE: [&str; 5] =
+    ["passage", "document", "retrieval.passage", "search_document", "corpus"];
+const GROUPS: [&[&str]; 3] = [
+    &["duplicate", "similarity", "sts", "STS", "text-matching", "text_matching", "s2s_query"],
+    &["classification", "Classification"],
+    &["clustering", "separation", "Clustering"],
+];
+
 impl TextContract {
-    /// The text with the task's prompt before it.
+    /// What stands before a text of this task: under its own name, or under one of the names that
+    /// public checkpoints use for it. Queries and passages need none; for another task, a model with
+    /// prompts must have one.
     #[must_use]
-    pub fn prompted(&self, task: &str, text: &str) -> String {
-        let prompt = self.prompts.get(task).map_or("", String::as_str);
-        format!("{prompt}{text}")
+    pub fn prompt(&self, task: &Task) -> Option<&str> {
+        let names: &[&str] = match task {
+            Task::Plain => return Some(""),
+            Task::Query => &QUERY,
+            Task::Passage => &PASSAGE,
+            Task::Named(name) => {
+                let group = GROUPS.iter().find(|group| group.contains(&name.as_str()));
+                let own = self.prompts.get(name).map(String::as_str);
+                let other = || group?.iter().find_map(|name| self.prompts.get(*name));
+                return own.or_else(|| other().map(String::as_str));
+            }
+        };
+        let found = names.iter().find_map(|name| self.prompts.get(*name));
+        Some(found.map_or("", String::as_str))
     }
 
-    /// The ids of a text by these rules.
+    /// The ids of a text, prompt included, by these rules.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].

@@ -119,6 +119,12 @@ impl Tokenizer {
         self.pad_id
     }
 
+    /// Number of special tokens before and after every text.
+    #[must_use]
+    pub fn special_around(&self) -> (usize, usize) {
+        (self.n_before, self.n_after)
+    }
+
     /// The ids of a text. If they are more than `max_tokens`, the last ones of the text itself go
     /// and the special tokens stay, so that the final one is in the last slot.
     ///

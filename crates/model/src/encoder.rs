@@ -121,6 +121,30 @@ impl Encoder {
         self.apply_head(exec, x)
     }
 
+    /// The tokens behind the last layer, ready to be averaged by whoever pools.
+    ///
+    /// # Shapes
+    /// Result: `[t, d]`.
+    pub(crate) fn token_states(&self, exec: &Exec<'_>, batch: &TokenBatch) -> Tensor {
+        let x = self.read_ids(exec, batch, &mut |_, _| {});
+        match (self.output_norm, self.spec.output_norm) {
+            (Some(norm), OutputNorm::Tokens) => self.norm(exec, &x, norm),
+            (_, OutputNorm::None | OutputNorm::Tokens | OutputNorm::Pooled) => x,
+        }
+    }
+
+    /// What comes behind the pooling of [`Encoder::token_states`].
+    ///
+    /// # Shapes
+    /// `pooled`: `[b, d]`, result: `[b, e]`.
+    pub(crate) fn finish_pooled(&self, exec: &Exec<'_>, pooled: Tensor) -> Tensor {
+        let pooled = match (self.output_norm, self.spec.output_norm) {
+            (Some(norm), OutputNorm::Pooled) => self.norm(exec, &pooled, norm),
+            (_, OutputNorm::None | OutputNorm::Tokens | OutputNorm::Pooled) => pooled,
+        };
+        self.apply_head(exec, pooled)
+    }
+
     fn read_ids(&self, exec: &Exec<'_>, batch: &TokenBatch, observe: Observe<'_>) -> Tensor {
         let Stem::Tokens(tables) = self.stem else {
             unreachable!("text towers are checked to embed tokens")

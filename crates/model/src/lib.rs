@@ -12,18 +12,21 @@ mod encoder;
 mod error;
 pub mod families;
 mod layout;
+mod long_text;
 mod matryoshka;
 mod mobilenet;
 mod model;
 mod places;
 mod pooling;
 mod spec;
+mod tiles;
 mod tower;
 mod weight_file;
 mod weights;
 
 pub use checkpoint::{CHECKPOINT_FORMAT, CHECKPOINT_VERSION};
 pub use error::{ModelError, ModelErrorKind};
+pub use long_text::LongText;
 pub use matryoshka::Matryoshka;
 pub use model::{Card, Model, ModelParts, ModelSpec};
 pub use spec::{

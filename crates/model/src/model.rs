@@ -6,13 +6,18 @@ use std::{
     sync::{LazyLock, OnceLock},
 };
 
-use conjoin_core::{EmbedError, Embedder, Embeddings, Modality, Tower, hash_bytes};
-use conjoin_input::{ImageLimits, InputContract, Pixels, Tokenizer};
+use conjoin_core::{
+    EmbedError, Embedder, Embeddings, Modality, Task, TextEmbeddings, TokenUse, Tower, hash_bytes,
+};
+use conjoin_input::{ImageLimits, InputContract, Pixels, TextContract, Tokenizer, Tokens, decode};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EncoderSpec, ImageSpec, ImageTower, Matryoshka, ModelError, ModelErrorKind, TextTower, families,
+    EncoderSpec, ImageSpec, ImageTower, LongText, Matryoshka, ModelError, ModelErrorKind, Pooling,
+    TextTower, families,
+    long_text::{Parts, Window, weighted_mean},
+    tiles,
 };
 
 /// Everything about a model but its numbers.
@@ -76,6 +81,9 @@ pub struct Model {
     /// Width of what is given.
     width: usize,
     limits: ImageLimits,
+    long_text: LongText,
+    /// The most pieces per side a large picture is cut into; 1: none.
+    tiles: usize,
 }
 
 impl fmt::Debug for Model {
@@ -131,7 +139,18 @@ impl Model {
         let limits = ImageLimits::default();
         let fingerprint = LazyLock::new(fingerprint);
         let (cut_fingerprint, width) = (OnceLock::new(), spec.matryoshka.checked(whole)?);
-        Ok(Self { spec, parts, fingerprint, cut_fingerprint, modalities, whole, width, limits })
+        Ok(Self {
+            spec,
+            parts,
+            fingerprint,
+            cut_fingerprint,
+            modalities,
+            whole,
+            width,
+            limits,
+            long_text: LongText::Cut,
+            tiles: 1,
+        })
     }
 
     /// The model whose vectors have `width` numbers: the first ones, scaled to unit length.
@@ -195,22 +214,55 @@ impl Model {
         (self.spec, self.parts)
     }
 
+    /// The model reading long texts in another way than cutting them. Texts that fit get the same
+    /// vectors, so the fingerprint stays.
+    ///
+    /// # Errors
+    /// When the model does not pool by the mean and late chunking is asked for.
+    pub fn with_long_texts(mut self, long_text: LongText) -> Result<Self, ModelErrorKind> {
+        let pooling = self.spec.text.as_ref().map(|text| text.pooling);
+        if long_text == LongText::Late && pooling != Some(Pooling::Mean) {
+            return Err(ModelErrorKind::Spec {
+                key: "text.pooling",
+                found: pooling.map_or("no text tower".to_owned(), |p| format!("{p:?}")),
+                expected: "the mean of all tokens, for late chunking".to_owned(),
+            });
+        }
+        self.long_text = long_text;
+        Ok(self)
+    }
+
+    /// The model looking at large pictures in up to `tiles` × `tiles` pieces beside the whole.
+    #[must_use]
+    pub fn with_tiles(mut self, tiles: usize) -> Self {
+        self.tiles = tiles.max(1);
+        self
+    }
+
+    fn text_side(&self) -> Result<TextSide<'_>, EmbedError> {
+        match (&self.parts.text, &self.parts.tokenizer, &self.spec.contract.text) {
+            (Some(tower), Some(tokenizer), Some(contract)) => {
+                Ok(TextSide { tower, tokenizer, contract, long_text: self.long_text })
+            }
+            _ => Err(EmbedError::NoTower(Modality::Text)),
+        }
+    }
+
     /// Token ids of a text by the contract, and how many there were before truncation.
     ///
     /// # Errors
     /// When there is no text tower or the tokeniser refuses the text.
-    pub fn tokenize(&self, text: &str) -> Result<conjoin_input::Tokens, EmbedError> {
-        let (Some(tokenizer), Some(contract)) = (&self.parts.tokenizer, &self.spec.contract.text)
-        else {
-            return Err(EmbedError::NoTower(Modality::Text));
-        };
-        contract.encode(tokenizer, text).map_err(|e| unreadable(Modality::Text, e))
+    pub fn tokenize(&self, text: &str) -> Result<Tokens, EmbedError> {
+        self.text_side()?.tokenize(text)
     }
 
-    fn prepare(&self, bytes: &[u8]) -> Result<Pixels, EmbedError> {
+    /// The views of a picture, each of the model's size.
+    fn prepare(&self, bytes: &[u8]) -> Result<Vec<Pixels>, EmbedError> {
         let contract =
             self.spec.contract.image.as_ref().ok_or(EmbedError::NoTower(Modality::Image))?;
-        contract.read(bytes, &self.limits).map_err(|e| unreadable(Modality::Image, e))
+        let pixels = decode(bytes, &self.limits).map_err(|e| unreadable(Modality::Image, e))?;
+        let views = tiles::views(pixels, contract.size, self.tiles);
+        Ok(views.iter().map(|view| contract.prepare(view)).collect())
     }
 }
 
@@ -249,15 +301,20 @@ impl Embedder for Model {
         &self.modalities
     }
 
-    fn embed_texts(&self, texts: &[&str]) -> Result<Embeddings, EmbedError> {
-        let tower = self.parts.text.as_ref().ok_or(EmbedError::NoTower(Modality::Text))?;
-        let mut all = Embeddings::zeros(0, self.width);
+    fn embed_texts(&self, texts: &[&str], task: &Task) -> Result<TextEmbeddings, EmbedError> {
+        let side = self.text_side()?;
+        let prompt = side.prompt(task)?;
+        let mut all = TextEmbeddings {
+            vectors: Embeddings::zeros(0, self.width),
+            tokens: Vec::with_capacity(texts.len()),
+        };
         for block in texts.chunks(TEXTS_PER_BLOCK) {
-            let ids: Vec<Vec<u32>> = block
-                .par_iter()
-                .map(|text| Ok(self.tokenize(text)?.ids))
-                .collect::<Result<_, EmbedError>>()?;
-            all.append(&tower.embed(&ids.iter().collect::<Vec<_>>())?.cut(self.width));
+            let block = match self.long_text {
+                LongText::Cut => side.embed_cut(prompt, block)?,
+                LongText::Mean | LongText::Late => side.embed_whole(prompt, block)?,
+            };
+            all.vectors.append(&block.vectors.cut(self.width));
+            all.tokens.extend(block.tokens);
         }
         Ok(all)
     }
@@ -270,23 +327,119 @@ impl Embedder for Model {
         let mut all = Vec::with_capacity(images.len());
         for block in images.chunks(IMAGES_PER_BLOCK) {
             let prepared: Vec<_> = block.par_iter().map(|bytes| self.prepare(bytes)).collect();
-            let good: Vec<&Pixels> = prepared.iter().filter_map(|p| p.as_ref().ok()).collect();
-            let embeddings = tower.embed(&good)?.cut(self.width);
-            let mut rows = embeddings.rows();
-            all.extend(
-                prepared
-                    .into_iter()
-                    .map(|p| p.map(|_| rows.next().expect("a row per readable picture").to_vec())),
-            );
+            let views: Vec<&Pixels> = prepared.iter().flatten().flatten().collect();
+            let embeddings = tower.embed(&views)?.cut(self.width);
+            let mut first = 0;
+            all.extend(prepared.into_iter().map(|views| {
+                let n = views?.len();
+                let of_picture = embeddings.select(&(first..first + n).collect::<Vec<_>>());
+                first += n;
+                Ok(match n {
+                    1 => of_picture.into_values(),
+                    _ => weighted_mean(&of_picture, &vec![1; n]),
+                })
+            }));
         }
         Ok(all)
+    }
+
+    fn tasks(&self) -> Vec<String> {
+        self.spec.contract.text.iter().flat_map(|text| text.prompts.keys().cloned()).collect()
     }
 
     fn max_tokens(&self) -> Option<usize> {
         self.spec.contract.text.as_ref().map(|text| text.max_tokens)
     }
+}
 
-    fn count_tokens(&self, text: &str) -> Result<usize, EmbedError> {
-        Ok(self.tokenize(text)?.total)
+/// What reading texts takes.
+struct TextSide<'a> {
+    tower: &'a TextTower,
+    tokenizer: &'a Tokenizer,
+    contract: &'a TextContract,
+    long_text: LongText,
+}
+
+impl TextSide<'_> {
+    fn tokenize(&self, text: &str) -> Result<Tokens, EmbedError> {
+        self.contract.encode(self.tokenizer, text).map_err(|e| unreadable(Modality::Text, e))
+    }
+
+    fn prompt(&self, task: &Task) -> Result<&str, EmbedError> {
+        self.contract.prompt(task).ok_or_else(|| {
+            let names: Vec<&str> = self.contract.prompts.keys().map(String::as_str).collect();
+            let known = if names.is_empty() { "none at all".to_owned() } else { names.join(", ") };
+            EmbedError::Task { found: task.name().to_owned(), known }
+        })
+    }
+
+    fn embed_cut(&self, prompt: &str, texts: &[&str]) -> Result<TextEmbeddings, EmbedError> {
+        let all: Vec<Tokens> = texts
+            .par_iter()
+            .map(|text| match prompt {
+                "" => self.tokenize(text),
+                _ => self.tokenize(&format!("{prompt}{text}")),
+            })
+            .collect::<Result<_, EmbedError>>()?;
+        let limit = self.contract.max_tokens;
+        let tokens = all.iter().map(|t| TokenUse { used: t.total.min(limit), total: t.total });
+        let tokens = tokens.collect();
+        let ids: Vec<&Vec<u32>> = all.iter().map(|t| &t.ids).collect();
+        Ok(TextEmbeddings { vectors: self.tower.embed(&ids)?, tokens })
+    }
+
+    /// Texts that fit as ever, longer ones in windows.
+    fn embed_whole(&self, prompt: &str, texts: &[&str]) -> Result<TextEmbeddings, EmbedError> {
+        let mut block = self.embed_cut(prompt, texts)?;
+        let mut vectors = Vec::with_capacity(texts.len());
+        for (i, row) in block.vectors.rows().enumerate() {
+            if block.tokens[i].is_truncated() {
+                vectors.extend(self.embed_long(prompt, texts[i])?);
+                block.tokens[i].used = block.tokens[i].total;
+            } else {
+                vectors.extend_from_slice(row);
+            }
+        }
+        block.vectors = Embeddings::new(self.tower.width(), vectors).expect("a row per text");
+        Ok(block)
+    }
+
+    fn embed_long(&self, prompt: &str, text: &str) -> Result<Vec<f32>, EmbedError> {
+        let whole = |text: &str| {
+            let tokens = self.tokenizer.encode(text, usize::MAX);
+            tokens.map_err(|e| unreadable(Modality::Text, e))
+        };
+        let ids = whole(&format!("{prompt}{text}"))?.ids;
+        let parts = Parts::new(&ids, &whole(prompt)?.ids, self.tokenizer.special_around());
+        let room = parts.room(self.contract.max_tokens);
+        if self.long_text == LongText::Late {
+            return self.pool_late(&parts, &parts.overlapping(room));
+        }
+        let windows = parts.pieces(room);
+        let ids: Vec<Vec<u32>> = windows.iter().map(|w| parts.ids(w)).collect();
+        let vectors = self.tower.embed(&ids.iter().collect::<Vec<_>>())?;
+        let weights: Vec<usize> = windows.iter().map(|w| w.own.len()).collect();
+        Ok(weighted_mean(&vectors, &weights))
+    }
+
+    /// The mean of all tokens' states; what stands before and after the text counts once.
+    fn pool_late(&self, parts: &Parts, windows: &[Window]) -> Result<Vec<f32>, EmbedError> {
+        let ids: Vec<Vec<u32>> = windows.iter().map(|w| parts.ids(w)).collect();
+        let states = self.tower.token_states(&ids.iter().collect::<Vec<_>>())?;
+        let (mut sum, mut n) = (vec![0.0_f64; states[0].width()], 0);
+        let last = windows.len() - 1;
+        for (i, (window, states)) in windows.iter().zip(&states).enumerate() {
+            let shift = parts.before.len();
+            let own = |at: usize| at - window.tokens.start + shift;
+            let start = if i == 0 { 0 } else { own(window.own.start) };
+            let end = if i == last { states.len() } else { own(window.own.end) };
+            for row in states.rows().take(end).skip(start) {
+                sum.iter_mut().zip(row).for_each(|(s, x)| *s += f64::from(*x));
+                n += 1;
+            }
+        }
+        let mean: Vec<f32> = sum.iter().map(|s| (s / f64::from(n.max(1))) as f32).collect();
+        let pooled = Embeddings::new(mean.len(), mean).expect("one row");
+        Ok(self.tower.finish_pooled(&pooled).into_values())
     }
 }

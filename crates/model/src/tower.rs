@@ -102,6 +102,39 @@ impl TextTower {
         Ok(())
     }
 
+    /// The vectors of the tokens behind the last layer, input by input.
+    ///
+    /// # Shapes
+    /// `[tokens, width]` for each input.
+    ///
+    /// # Errors
+    /// As [`Tower::embed`].
+    pub(crate) fn token_states(&self, inputs: &[&Vec<u32>]) -> Result<Vec<Embeddings>, TowerError> {
+        let mut all = Vec::with_capacity(inputs.len());
+        for pass in Self::passes(inputs).into_iter().filter(|p| !p.is_empty()) {
+            let exec = Exec::inferring(&self.parameters, &self.pool);
+            let states = self.encoder.token_states(&exec, &self.batch(pass)?);
+            let mut start = 0;
+            for ids in pass {
+                let values =
+                    states.values()[start * states.cols()..][..ids.len() * states.cols()].to_vec();
+                all.push(Embeddings::new(states.cols(), values).expect("whole rows"));
+                start += ids.len();
+            }
+        }
+        Ok(all)
+    }
+
+    /// Embeddings of pooled [`TextTower::token_states`].
+    ///
+    /// # Shapes
+    /// `[b, width]` to `[b, e]`.
+    pub(crate) fn finish_pooled(&self, pooled: &Embeddings) -> Embeddings {
+        let exec = Exec::inferring(&self.parameters, &self.pool);
+        let pooled = self.pool.tensor(pooled.len(), pooled.width(), pooled.values());
+        rows(&self.encoder.finish_pooled(&exec, pooled))
+    }
+
     fn forward(
         &self,
         exec: &Exec<'_>,

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use conjoin_core::{Embedder, Manifest, Seed, Tower};
+use conjoin_core::{Embedder, Embeddings, Manifest, Seed, Task, TokenUse, Tower};
 use conjoin_engine::{Activation, Mask, Pairing};
 use conjoin_input::{InputContract, TextContract, Tokenizer};
 use conjoin_model::{
-    AttentionRule, Card, EncoderInput, EncoderSpec, Local, MlpRule, Model, ModelParts, ModelSpec,
-    NameMap, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, Rotary, RotaryAxes, ScoreBias,
-    TextTower,
+    AttentionRule, Card, EncoderInput, EncoderSpec, Local, LongText, MlpRule, Model, ModelParts,
+    ModelSpec, NameMap, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, Rotary, RotaryAxes,
+    ScoreBias, TextTower,
 };
 
 /// An encoder that uses most rules at once.
@@ -57,11 +57,16 @@ fn tower(spec: &EncoderSpec) -> TextTower {
 }
 
 fn model() -> Model {
+    model_of(&spec(), 8)
+}
+
+fn model_of(spec: &EncoderSpec, max_tokens: usize) -> Model {
     let vocab: String =
         ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"].map(|t| format!("{t}\n")).concat();
-    let text = TextContract { max_tokens: 8, padded: false, prompts: BTreeMap::new() };
+    let prompts = BTreeMap::from([("query".to_owned(), "a ".to_owned())]);
+    let text = TextContract { max_tokens, padded: false, prompts };
     let model = ModelSpec {
-        text: Some(spec()),
+        text: Some(spec.clone()),
         image: None,
         contract: InputContract { text: Some(text), image: None },
         log_scale: 1.0,
@@ -70,7 +75,7 @@ fn model() -> Model {
         card: Card::default(),
     };
     let tokenizer = Some(Tokenizer::from_wordpiece(vocab.as_bytes()).unwrap());
-    let parts = ModelParts { text: Some(tower(&spec())), image: None, tokenizer };
+    let parts = ModelParts { text: Some(tower(spec)), image: None, tokenizer };
     Model::from_parts(model, parts).unwrap()
 }
 
@@ -83,7 +88,10 @@ fn a_checkpoint_gives_back_the_same_model() {
     let again = Model::open(&folder).unwrap();
     assert_eq!(again.fingerprint(), model.fingerprint());
     assert_eq!(again.spec(), model.spec());
-    assert_eq!(again.embed_texts(&["a b"]).unwrap(), model.embed_texts(&["a b"]).unwrap());
+    assert_eq!(
+        again.embed_texts(&["a b"], &Task::Plain).unwrap(),
+        model.embed_texts(&["a b"], &Task::Plain).unwrap()
+    );
 
     let mut bytes = fs_err::read(folder.join("weights.safetensors")).unwrap();
     let last = bytes.len() - 1;
@@ -91,6 +99,69 @@ fn a_checkpoint_gives_back_the_same_model() {
     fs_err::write(folder.join("weights.safetensors"), &bytes).unwrap();
     let error = Model::open(&folder).unwrap_err().kind.to_string();
     assert!(error.contains("`weights.safetensors` has hash"), "{error}");
+}
+
+#[test]
+fn long_texts_are_told_and_can_be_read_whole() {
+    // Six words fit between the two special tokens.
+    let long = "a b b a b a a b a b b";
+    let texts = ["a b", long];
+    let cut = model().embed_texts(&texts, &Task::Plain).unwrap();
+    let used = |used, total| TokenUse { used, total };
+    assert_eq!(cut.tokens, [used(4, 4), used(8, 13)]);
+    assert_eq!(cut.n_truncated(), 1);
+    for way in [LongText::Mean, LongText::Late] {
+        let model = model().with_long_texts(way).unwrap();
+        let whole = model.embed_texts(&texts, &Task::Plain).unwrap();
+        assert_eq!(whole.tokens, [used(4, 4), used(13, 13)]);
+        assert_eq!(whole.vectors.row(0), cut.vectors.row(0), "a text that fits is read as ever");
+        assert_ne!(whole.vectors.row(1), cut.vectors.row(1));
+    }
+    // Pieces: "a b b a b a" with six tokens and "a b a b b" with five.
+    let pieces = model().embed_texts(&["a b b a b a", "a b a b b"], &Task::Plain).unwrap().vectors;
+    let sum = |i: usize| 6.0 * pieces.row(0)[i] + 5.0 * pieces.row(1)[i];
+    let mut expected = Embeddings::new(12, (0..12).map(sum).collect()).unwrap();
+    expected.normalize();
+    let mean = model().with_long_texts(LongText::Mean).unwrap();
+    let mean = mean.embed_texts(&[long], &Task::Plain).unwrap().vectors;
+    for (found, expected) in mean.values().iter().zip(expected.values()) {
+        assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
+    }
+}
+
+#[test]
+fn late_chunking_counts_every_token_once() {
+    // A token of such a model has the same state in every window, so windows must change nothing, and
+    // no token may count twice or not at all.
+    let mut spec = spec();
+    spec.input =
+        EncoderInput::Tokens { vocabulary: 20, max_tokens: 40, positions: false, types: 0 };
+    spec.layers = 0;
+    let long = "a b b a b a a b a b b";
+    let of = |max_tokens, way| {
+        let model = model_of(&spec, max_tokens).with_long_texts(way).unwrap();
+        model.embed_texts(&[long], &Task::Plain).unwrap().vectors.into_values()
+    };
+    let (late, whole) = (of(8, LongText::Late), of(40, LongText::Cut));
+    for (late, whole) in late.iter().zip(&whole) {
+        assert!((late - whole).abs() < 1e-6, "{late} for {whole}");
+    }
+    let mut first = spec.clone();
+    first.pooling = Pooling::First;
+    let error = model_of(&first, 8).with_long_texts(LongText::Late).unwrap_err().to_string();
+    assert!(error.contains("the mean of all tokens"), "{error}");
+}
+
+#[test]
+fn tasks_put_their_prompts_before_the_text() {
+    let model = model();
+    let query = model.embed_texts(&["b"], &Task::Query).unwrap().vectors;
+    let by_hand = model.embed_texts(&["a b"], &Task::Plain).unwrap().vectors;
+    assert_eq!(query, by_hand);
+    let passage = model.embed_texts(&["b"], &Task::Passage).unwrap().vectors;
+    assert_eq!(passage, model.embed_texts(&["b"], &Task::Plain).unwrap().vectors);
+    let error = model.embed_texts(&["b"], &Task::named("jokes")).unwrap_err().to_string();
+    assert_eq!(error, "this model has no prompt for the task `jokes`; it has query");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use conjoin_core::{EmbedError, Embedder};
+use conjoin_core::{EmbedError, Embedder, Task, TokenUse};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::{Instant, timeout_at},
@@ -37,6 +37,7 @@ type TextResult = Result<Vec<TextVector>, ApiError>;
 
 struct TextJob {
     texts: Vec<String>,
+    task: Task,
     reply: oneshot::Sender<TextResult>,
 }
 
@@ -67,12 +68,12 @@ impl Compute {
     }
 
     /// Embeds the texts of one request, maybe together with those of others.
-    pub(crate) async fn texts(&self, texts: Vec<String>) -> TextResult {
+    pub(crate) async fn texts(&self, texts: Vec<String>, task: Task) -> TextResult {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
         let (reply, answer) = oneshot::channel();
-        self.texts.send(TextJob { texts, reply }).await.map_err(|_| ApiError::Internal)?;
+        self.texts.send(TextJob { texts, task, reply }).await.map_err(|_| ApiError::Internal)?;
         answer.await.map_err(|_| ApiError::Internal)?
     }
 
@@ -121,7 +122,12 @@ impl Batcher {
             let batch = self.collect(first, &open_requests).await;
             let (embedder, max_texts) = (Arc::clone(&self.embedder), self.max_texts);
             // Panics of the model are caught inside; the batcher itself goes on in any case.
-            let _ = on_thread(move || answer(&*embedder, max_texts, batch)).await;
+            let work = move || {
+                for batch in by_task(batch) {
+                    answer(&*embedder, max_texts, batch);
+                }
+            };
+            let _ = on_thread(work).await;
         }
     }
 
@@ -146,13 +152,26 @@ impl Batcher {
     }
 }
 
-/// Embeds a batch and answers its requests. When it fails as a whole, each request is tried
+/// Requests with the same task together, in the order of their first.
+fn by_task(batch: Vec<TextJob>) -> Vec<Vec<TextJob>> {
+    let mut groups: Vec<Vec<TextJob>> = Vec::new();
+    for job in batch {
+        match groups.iter_mut().find(|group| group[0].task == job.task) {
+            Some(group) => group.push(job),
+            None => groups.push(vec![job]),
+        }
+    }
+    groups
+}
+
+/// Embeds a batch of one task and answers its requests. When it fails as a whole, each request is tried
 /// alone, so that one bad text costs one request.
 fn answer(embedder: &dyn Embedder, max_texts: usize, mut batch: Vec<TextJob>) {
     // A request that was given up needs no answer.
     batch.retain(|job| !job.reply.is_closed());
+    let Some(task) = batch.first().map(|job| job.task.clone()) else { return };
     let together: Vec<&str> = batch.iter().flat_map(|j| &j.texts).map(String::as_str).collect();
-    let mut vectors = match embed(embedder, max_texts, &together) {
+    let mut vectors = match embed(embedder, max_texts, &together, &task) {
         Ok(vectors) => vectors.into_iter(),
         Err(error) => return answer_alone(embedder, max_texts, batch, error),
     };
@@ -175,29 +194,33 @@ fn answer_alone(
         let result = if alone {
             Err(std::mem::replace(&mut error, ApiError::Internal))
         } else {
-            embed(embedder, max_texts, &texts)
+            embed(embedder, max_texts, &texts, &job.task)
         };
         let _ = job.reply.send(result);
     }
 }
 
-fn embed(embedder: &dyn Embedder, max_texts: usize, texts: &[&str]) -> TextResult {
+fn embed(embedder: &dyn Embedder, max_texts: usize, texts: &[&str], task: &Task) -> TextResult {
     let mut vectors = Vec::with_capacity(texts.len());
     for texts in texts.chunks(max_texts) {
-        let work = AssertUnwindSafe(|| embed_chunk(embedder, texts));
+        let work = AssertUnwindSafe(|| embed_chunk(embedder, texts, task));
         let chunk = catch_unwind(work).map_err(|_| ApiError::Internal)?;
         vectors.extend(chunk.map_err(ApiError::EmbedAll)?);
     }
     Ok(vectors)
 }
 
-fn embed_chunk(embedder: &dyn Embedder, texts: &[&str]) -> Result<Vec<TextVector>, EmbedError> {
-    let embeddings = embedder.embed_texts(texts)?;
-    let limit = embedder.max_tokens().unwrap_or(usize::MAX);
-    let vector = |(text, row): (&&str, &[f32])| {
-        let found = embedder.count_tokens(text)?;
-        let (tokens, truncated) = (found.min(limit), found > limit);
-        Ok(TextVector { vector: row.to_vec(), tokens, truncated })
+fn embed_chunk(
+    embedder: &dyn Embedder,
+    texts: &[&str],
+    task: &Task,
+) -> Result<Vec<TextVector>, EmbedError> {
+    let found = embedder.embed_texts(texts, task)?;
+    let rows = found.vectors.rows().zip(&found.tokens);
+    let vector = |(row, tokens): (&[f32], &TokenUse)| TextVector {
+        vector: row.to_vec(),
+        tokens: tokens.used,
+        truncated: tokens.is_truncated(),
     };
-    texts.iter().zip(embeddings.rows()).map(vector).collect()
+    Ok(rows.map(vector).collect())
 }

@@ -1,7 +1,7 @@
 //! `POST /v1/embeddings`, in the shape of OpenAI's API, for texts and images.
 
 use axum::{Json, extract::State};
-use conjoin_core::Embeddings;
+use conjoin_core::{Embeddings, Task};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -20,6 +20,8 @@ pub(crate) struct EmbeddingsRequest {
     #[serde(default)]
     encoding_format: EncodingFormat,
     dimensions: Option<usize>,
+    /// What the texts are for (`query`, `passage`, or another task of the model's prompts).
+    task: Option<String>,
     /// OpenAI's clients may send it; it has no meaning here.
     #[serde(rename = "user")]
     _user: Option<String>,
@@ -68,7 +70,8 @@ pub(crate) async fn embeddings(
     Body(request): Body<EmbeddingsRequest>,
 ) -> Result<Json<EmbeddingsResponse>, ApiError> {
     check(&app, &request)?;
-    let mut vectors = embed(&app, inputs(request.input, &app.config)?).await?;
+    let task = request.task.as_deref().map_or(Task::Plain, Task::named);
+    let mut vectors = embed(&app, inputs(request.input, &app.config)?, task).await?;
     if let Some(width) = request.dimensions {
         vectors.iter_mut().for_each(|found| cut(&mut found.vector, width));
     }
@@ -110,7 +113,7 @@ fn cut(vector: &mut Vec<f32>, width: usize) {
 }
 
 /// Embeds texts and images, each kind together, and puts them back in order.
-async fn embed(app: &App, inputs: Vec<Input>) -> Result<Vec<TextVector>, ApiError> {
+async fn embed(app: &App, inputs: Vec<Input>, task: Task) -> Result<Vec<TextVector>, ApiError> {
     let (mut texts, mut images, mut is_text) = (Vec::new(), Vec::new(), Vec::new());
     for input in inputs {
         is_text.push(matches!(input, Input::Text(_)));
@@ -119,7 +122,7 @@ async fn embed(app: &App, inputs: Vec<Input>) -> Result<Vec<TextVector>, ApiErro
             Input::Image(image) => images.push(image),
         }
     }
-    let mut texts = app.compute.texts(texts).await?.into_iter();
+    let mut texts = app.compute.texts(texts, task).await?.into_iter();
     let mut images = app.compute.images(images).await?.into_iter();
     let vector = |(index, is_text)| {
         if is_text {

@@ -152,6 +152,7 @@ fn embed_parts(error: &EmbedError) -> (StatusCode, &'static str, &'static str) {
     const INVALID: &str = "invalid_request_error";
     match error {
         EmbedError::NoTower(_) => (StatusCode::BAD_REQUEST, INVALID, "unsupported_modality"),
+        EmbedError::Task { .. } => (StatusCode::BAD_REQUEST, INVALID, "unknown_task"),
         EmbedError::Input { .. } => (StatusCode::BAD_REQUEST, INVALID, "unreadable_input"),
         EmbedError::Tower(_) | _ => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal"),
     }

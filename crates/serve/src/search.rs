@@ -121,7 +121,8 @@ async fn embed(app: &App, request: QueryRequest) -> Result<Query, ApiError> {
     let text = request.text.filter(|text| !text.is_empty() || request.image.is_none());
     let text = text.map(|t| check_text(t, app.config.max_text_bytes)).transpose().map_err(fail)?;
     let image = request.image.map(|uri| decode_image(&uri)).transpose().map_err(fail)?;
-    let text = app.compute.texts(text.into_iter().collect()).await?.pop();
+    let text =
+        app.compute.texts(text.into_iter().collect(), conjoin_core::Task::Query).await?.pop();
     let image = app.compute.images(image.into_iter().collect()).await?.pop();
     let image = image.transpose().map_err(|source| ApiError::Embed { index: 0, source })?;
     let truncated = text.as_ref().is_some_and(|text| text.truncated);

@@ -20,7 +20,10 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("gpu", &["core", "engine"]),
     (
         "cli",
-        &["core", "input", "engine", "model", "data", "train", "eval", "index", "serve", "hub", "gpu"],
+        &[
+            "core", "input", "engine", "model", "data", "train", "eval", "index", "serve", "hub",
+            "gpu",
+        ],
     ),
 ];
 

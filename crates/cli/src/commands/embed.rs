@@ -1,7 +1,8 @@
 //! `conjoin embed`: vectors of a dataset or of files.
 //!
 //! Out: an artefact of format `vectors`: `text.npy` and `image.npy`, or `vectors.safetensors`, and
-//!      `text.ids.txt`, `image.ids.txt`; its manifest tells the model by fingerprint.
+//!      `text.ids.txt`, `image.ids.txt`, and `text.tokens.tsv` (tokens read and tokens there were, a
+//!      line per text); its manifest tells the model by fingerprint.
 
 use std::{
     io::{BufWriter, Write},
@@ -10,7 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use conjoin_core::{
-    ArtifactWriter, Embedder, Embeddings, MANIFEST_FILE, Manifest, Modality, Progress, Stop,
+    ArtifactWriter, Embedder, Embeddings, MANIFEST_FILE, Manifest, Modality, Progress, Stop, Task,
+    TokenUse,
 };
 use conjoin_data::{Dataset, Item};
 use conjoin_model::Model;
@@ -32,6 +34,8 @@ const VECTORS_VERSION: u32 = 1;
 struct Part {
     ids: Vec<String>,
     values: Vec<f32>,
+    /// Of texts: how much of each was read.
+    tokens: Vec<TokenUse>,
 }
 
 impl Part {
@@ -39,22 +43,28 @@ impl Part {
         self.ids.push(id.to_owned());
         self.values.extend_from_slice(vector);
     }
+
+    fn push_text(&mut self, id: &str, vector: &[f32], tokens: TokenUse) {
+        self.push(id, vector);
+        self.tokens.push(tokens);
+    }
 }
 
 pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcome> {
     let writer = ArtifactWriter::create(&args.out, VECTORS_FORMAT)?;
-    let model = models::open(&args.model, console, stop)?;
+    let model = args.reading.apply(models::open(&args.model, console, stop)?)?;
+    let task = Task::named(&args.task);
     let (mut text, mut image) = (Part::default(), Part::default());
     for input in &args.inputs {
         if input.join(MANIFEST_FILE).exists() {
-            embed_dataset(&model, input, (&mut text, &mut image), console, stop)?;
+            embed_dataset((&model, &task), input, (&mut text, &mut image), console, stop)?;
         } else if input.is_dir() {
             bail!(
                 "`{}` is a folder but no dataset; make one with `conjoin curate`",
                 input.display()
             );
         } else if input.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt")) {
-            embed_lines(&model, input, &mut text, console)?;
+            embed_lines((&model, &task), input, &mut text, console)?;
         } else {
             embed_picture(&model, input, &mut image, console)?;
         }
@@ -69,6 +79,11 @@ pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcom
         let file = writer.file(&format!("{modality}.ids.txt"));
         let lines: String = part.ids.iter().map(|id| id.replace('\n', " ") + "\n").collect();
         fs_err::write(file, lines)?;
+        if !part.tokens.is_empty() {
+            let lines: String =
+                part.tokens.iter().map(|t| format!("{}\t{}\n", t.used, t.total)).collect();
+            fs_err::write(writer.file(&format!("{modality}.tokens.tsv")), lines)?;
+        }
         console.say(&format!(
             "embed: {} {modality} vectors of width {}",
             part.ids.len(),
@@ -94,7 +109,7 @@ pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcom
 }
 
 fn embed_dataset(
-    model: &Model,
+    (model, task): (&Model, &Task),
     path: &Path,
     (text, image): (&mut Part, &mut Part),
     console: &Console,
@@ -102,34 +117,39 @@ fn embed_dataset(
 ) -> Result<()> {
     let dataset = Dataset::open(path)?;
     let items: Vec<&Item> = dataset.items().iter().collect();
-    let vectors = tasks::embed_items(model, &dataset, &items, console, stop)?;
+    let vectors = tasks::embed_items(model, (&dataset, &items), task, console, stop)?;
     for (item, parts) in items.iter().zip(vectors) {
-        for (part, vector) in [(&mut *text, parts.text), (&mut *image, parts.image)] {
-            if let Some(vector) = vector {
-                part.push(&item.id, &vector);
-            }
+        if let Some((vector, tokens)) = parts.text.zip(parts.tokens) {
+            text.push_text(&item.id, &vector, tokens);
+        }
+        if let Some(vector) = parts.image {
+            image.push(&item.id, &vector);
         }
     }
     Ok(())
 }
 
-fn embed_lines(model: &Model, path: &PathBuf, text: &mut Part, console: &Console) -> Result<()> {
+fn embed_lines(
+    (model, task): (&Model, &Task),
+    path: &Path,
+    text: &mut Part,
+    console: &Console,
+) -> Result<()> {
     let content = fs_err::read_to_string(path)?;
     let lines: Vec<&str> = content.lines().collect();
-    let limit = model.max_tokens().unwrap_or(usize::MAX);
-    let mut n_cut = 0;
-    for line in &lines {
-        n_cut += usize::from(model.count_tokens(line)? > limit);
-    }
-    if n_cut > 0 {
+    let found = model.embed_texts(&lines, task)?;
+    if found.n_truncated() > 0 {
         console.warn(&format!(
-            "{n_cut} of {} lines of `{}` have more than {limit} tokens and were cut",
+            "{} of {} lines of `{}` have more than {} tokens and were cut there \
+             (see --long-text)",
+            found.n_truncated(),
             lines.len(),
-            path.display()
+            path.display(),
+            model.max_tokens().unwrap_or_default(),
         ));
     }
-    for (i, vector) in model.embed_texts(&lines)?.rows().enumerate() {
-        text.push(&format!("{}:{}", path.display(), i + 1), vector);
+    for (i, (vector, tokens)) in found.vectors.rows().zip(found.tokens).enumerate() {
+        text.push_text(&format!("{}:{}", path.display(), i + 1), vector, tokens);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use conjoin_core::{
-    Embedder, Embeddings, Hit, Mix, Modality, SearchRequest, Stop, Store, VectorName,
+    Embedder, Embeddings, Hit, Mix, Modality, SearchRequest, Stop, Store, Task, VectorName,
 };
 use conjoin_model::Model;
 
@@ -63,7 +63,7 @@ pub(crate) fn request(
 }
 
 fn embed_text(model: &Model, text: &str) -> Result<Vec<f32>> {
-    Ok(model.embed_texts(&[text])?.into_values())
+    Ok(model.embed_texts(&[text], &Task::Query)?.vectors.into_values())
 }
 
 fn embed_image(model: &Model, bytes: &[u8]) -> Result<Vec<f32>> {

@@ -60,8 +60,9 @@ fn checks_every_modality() {
 #[test]
 fn prompts_only_known_tasks() {
     let text = stored().text.unwrap();
-    assert_eq!(text.prompted("query", "red shoe"), "query: red shoe");
-    assert_eq!(text.prompted("document", "red shoe"), "red shoe");
+    assert_eq!(text.prompt(&Task::Query), Some("query: "));
+    assert_eq!(text.prompt(&Task::Passage), Some(""), "passages need none");
+    assert_eq!(text.prompt(&Task::named("duplicate")), None);
 }
 
 #[test]

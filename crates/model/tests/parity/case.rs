@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use conjoin_core::{Embedder, Embeddings, Gradients, Tower};
+use conjoin_core::{Embedder, Embeddings, Gradients, Task, Tower};
 use conjoin_engine::Tensor;
 use conjoin_input::{ImageLimits, Pixels, decode};
 use conjoin_model::{Model, NameMap, Weights, families::Plan};
@@ -90,7 +90,10 @@ impl Case {
         let golden = self.part("text");
         tower.observe(&inputs, &mut |name, value| golden.compare(name, value)).unwrap();
         golden.check(tower, &inputs, gradients);
-        assert_embeddings(&model.embed_texts(&self.texts()).unwrap(), &self.f32("text.embedding"));
+        assert_embeddings(
+            &model.embed_texts(&self.texts(), &Task::Plain).unwrap().vectors,
+            &self.f32("text.embedding"),
+        );
     }
 
     fn check_ids(&self, model: &Model) -> Vec<Vec<u32>> {

@@ -1,6 +1,6 @@
 //! Models that put texts and pictures into one space: SigLIP and Jina CLIP.
 
-use conjoin_core::Embedder;
+use conjoin_core::{Embedder, Task};
 use conjoin_model::{
     Model,
     families::{Options, Plan},
@@ -122,7 +122,10 @@ fn merges_the_adapter_that_is_asked_for() {
     let options = Options { adapter: Some("retrieval.passage".to_owned()) };
     let model = Model::open_with(&case.checkpoint(), &options).unwrap();
     let texts = case.texts();
-    assert_embeddings(&model.embed_texts(&texts).unwrap(), &case.f32("text.other_task"));
+    assert_embeddings(
+        &model.embed_texts(&texts, &Task::Plain).unwrap().vectors,
+        &case.f32("text.other_task"),
+    );
     assert_ne!(model.fingerprint(), default.fingerprint());
 
     let options = Options { adapter: Some("clustering".to_owned()) };
@@ -143,7 +146,10 @@ fn cuts_vectors_to_trained_widths() {
     assert_eq!((model.width(), model.widths()), (16, vec![8, 16]));
     assert_ne!(model.fingerprint(), whole);
     let texts = case.texts();
-    assert_embeddings(&model.embed_texts(&texts).unwrap(), &case.f32("text.truncated"));
+    assert_embeddings(
+        &model.embed_texts(&texts, &Task::Plain).unwrap().vectors,
+        &case.f32("text.truncated"),
+    );
     let files = case.image_files();
     let images: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
     let rows = model.embed_images(&images).unwrap().into_iter().map(Result::unwrap);

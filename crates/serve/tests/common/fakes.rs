@@ -7,7 +7,7 @@ use std::{
 
 use conjoin_core::{
     EmbedError, Embedder, Embeddings, Hit, Leg, Modality, SearchError, SearchRequest, Seed, Store,
-    VectorName,
+    Task, TextEmbeddings, TokenUse, VectorName,
 };
 use rand::Rng;
 
@@ -84,10 +84,17 @@ impl Embedder for FakeModel {
         &[Modality::Text, Modality::Image]
     }
 
-    fn embed_texts(&self, texts: &[&str]) -> Result<Embeddings, EmbedError> {
+    fn embed_texts(&self, texts: &[&str], task: &Task) -> Result<TextEmbeddings, EmbedError> {
         self.batches.lock().unwrap().push(texts.len());
+        if let Task::Named(found) = task {
+            return Err(EmbedError::Task { found: found.clone(), known: "none".to_owned() });
+        }
         let vectors = texts.iter().map(|t| self.text(t)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Embeddings::new(WIDTH, vectors.concat()).unwrap())
+        let total = |text: &&str| text.split_whitespace().count();
+        let tokens = texts.iter().map(total);
+        let tokens = tokens.map(|total| TokenUse { used: total.min(MAX_TOKENS), total });
+        let vectors = Embeddings::new(WIDTH, vectors.concat()).unwrap();
+        Ok(TextEmbeddings { vectors, tokens: tokens.collect() })
     }
 
     fn embed_images(
@@ -104,10 +111,6 @@ impl Embedder for FakeModel {
 
     fn max_tokens(&self) -> Option<usize> {
         Some(MAX_TOKENS)
-    }
-
-    fn count_tokens(&self, text: &str) -> Result<usize, EmbedError> {
-        Ok(text.split_whitespace().count())
     }
 }
 
