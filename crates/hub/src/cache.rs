@@ -17,7 +17,8 @@ use std::{
     fs::TryLockError,
     io,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use conjoin_core::{Progress, Stop};
@@ -160,18 +161,18 @@ impl RepoCache {
     }
 }
 
-/// A name beside a file that no other process uses.
+/// A name beside a file that nobody else uses. The number of the process alone would not do: threads
+/// share it, and processes of two containers with one cache often have the same.
 fn beside(file: &Path) -> PathBuf {
+    static N_NAMES: AtomicU64 = AtomicU64::new(0);
     let name = file.file_name().expect("files have names").to_string_lossy();
-    file.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    let n = N_NAMES.fetch_add(1, Ordering::Relaxed);
+    file.with_file_name(format!(".{name}.{}-{nanos:x}-{n}.tmp", std::process::id()))
 }
 
 #[cfg(unix)]
 fn link(_blob: &Path, relative: &str, pointer: &Path) -> io::Result<()> {
-    if pointer.is_symlink() {
-        // Left by a process of the same number that was killed.
-        fs_err::remove_file(pointer)?;
-    }
     fs_err::os::unix::fs::symlink(relative, pointer)
 }
 

@@ -463,12 +463,13 @@ fn pickles_are_refused_before_anything_is_downloaded() {
 #[test]
 fn two_at_once_download_each_file_once() {
     let bench = bench(model());
-    std::thread::scope(|scope| {
+    let both = std::thread::scope(|scope| {
         let both = [(); 2].map(|()| scope.spawn(|| bench.fetch().unwrap()));
-        for one in both {
-            bench.check(&one.join().unwrap());
-        }
+        both.map(|one| one.join().unwrap())
     });
+    for snapshot in &both {
+        bench.check(snapshot);
+    }
     assert_eq!(downloads(&bench.server.requests()), [None]);
 }
 
