@@ -167,8 +167,8 @@ fn tells_what_it_read_of_jina_clip() {
     let plan = Plan::read(&Case::open("jina_clip/v2").checkpoint()).unwrap();
     assert_eq!(plan.card.licence.as_deref(), Some("cc-by-nc-4.0"));
     let text = plan.contract.text.as_ref().unwrap();
-    let query = "Represent the query for retrieving evidence documents: red shoe";
-    assert_eq!(text.prompted("retrieval.query", "red shoe"), query);
+    let query = "Represent the query for retrieving evidence documents: ";
+    assert_eq!(text.prompt(&Task::Query), Some(query));
     assert_eq!(plan.reading.family, "Jina CLIP");
     assert_eq!(plan.reading.unread.iter().collect::<Vec<_>>(), Vec::<&String>::new());
     let told = |what: &str| {
