@@ -144,6 +144,15 @@ pub enum ModelErrorKind {
     /// The input contract is not valid.
     #[error("the input contract is not valid")]
     Contract(#[from] conjoin_input::ContractError),
+    /// An input of the references cannot be embedded.
+    #[error("an input cannot be embedded")]
+    Embed(#[from] conjoin_core::EmbedError),
+    /// A tower refused an input of the references.
+    #[error(transparent)]
+    Tower(#[from] conjoin_core::TowerError),
+    /// A picture of the references cannot be read.
+    #[error("a picture cannot be read")]
+    Image(#[from] conjoin_input::ImageError),
     /// The checkpoint folder cannot be used.
     #[error(transparent)]
     Artifact(Box<conjoin_core::ArtifactErrorKind>),

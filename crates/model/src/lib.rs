@@ -18,6 +18,7 @@ mod mobilenet;
 mod model;
 mod places;
 mod pooling;
+pub mod reference;
 mod spec;
 mod tiles;
 mod tower;

@@ -13,6 +13,7 @@ use crate::{
     encoder::Encoder,
     layout::Layout,
     mobilenet::MobileNet,
+    reference::Executor,
     weights::{self, NameMap},
 };
 
@@ -96,9 +97,18 @@ impl TextTower {
     ///
     /// # Errors
     /// When an input is empty, too long or has an unknown id.
-    pub fn observe(&self, inputs: &[&Vec<u32>], observe: Observe<'_>) -> Result<(), TowerError> {
-        let exec = Exec::inferring(&self.parameters, &self.pool);
-        self.forward(&exec, inputs, observe)?;
+    pub fn observe(
+        &self,
+        inputs: &[&Vec<u32>],
+        executor: Executor,
+        observe: Observe<'_>,
+    ) -> Result<(), TowerError> {
+        let exec = match executor {
+            Executor::Inferring => Exec::inferring(&self.parameters, &self.pool),
+            Executor::Recording => Exec::recording(&self.parameters, &self.pool),
+        };
+        let embedding = self.forward(&exec, inputs, observe)?;
+        observe("embedding", &embedding);
         Ok(())
     }
 
@@ -236,9 +246,18 @@ impl ImageTower {
     ///
     /// # Errors
     /// When a picture has not the tower's size.
-    pub fn observe(&self, inputs: &[&Pixels], observe: Observe<'_>) -> Result<(), TowerError> {
-        let exec = Exec::inferring(&self.parameters, &self.pool);
-        self.forward(&exec, inputs, observe)?;
+    pub fn observe(
+        &self,
+        inputs: &[&Pixels],
+        executor: Executor,
+        observe: Observe<'_>,
+    ) -> Result<(), TowerError> {
+        let exec = match executor {
+            Executor::Inferring => Exec::inferring(&self.parameters, &self.pool),
+            Executor::Recording => Exec::recording(&self.parameters, &self.pool),
+        };
+        let embedding = self.forward(&exec, inputs, observe)?;
+        observe("embedding", &embedding);
         Ok(())
     }
 
