@@ -26,3 +26,4 @@ pub use pixels::Pixels;
 pub use resize::{Frame, Interpolation, resize};
 pub use thumbnail::thumbnail;
 pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, Tokens};
+pub use tokenizer_files::{WordPieceRules, WordPieceSpecial};

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde::de::IgnoredAny;
 use tokenizers::{Encoding, PaddingParams, PaddingStrategy, Token};
 
-use crate::{TokenizerError, tokenizer_files};
+use crate::{TokenizerError, WordPieceRules, tokenizer_files};
 
 /// Most bytes of a text: far more than any model reads, and tokenised in about a second.
 /// A longer text is an error; cutting it is the caller's decision.
@@ -85,7 +85,15 @@ impl Tokenizer {
     /// # Errors
     /// When the file is too large, no text, has a line twice or lacks a special token.
     pub fn from_wordpiece(vocab: &[u8]) -> Result<Self, TokenizerError> {
-        Self::from_json(&tokenizer_files::wordpiece(vocab)?)
+        Self::from_vocabulary(vocab, WordPieceRules::default())
+    }
+
+    /// Makes a tokenizer of BERT's kind from its `vocab.txt`.
+    ///
+    /// # Errors
+    /// As [`Self::from_wordpiece`].
+    pub fn from_vocabulary(vocab: &[u8], rules: WordPieceRules) -> Result<Self, TokenizerError> {
+        Self::from_json(&tokenizer_files::wordpiece(vocab, rules)?)
     }
 
     /// Makes CLIP's byte-level BPE tokenizer from its gzipped merges file, with the rules of

@@ -35,8 +35,38 @@ pub(crate) fn check_size(
     Ok(())
 }
 
-/// BERT's uncased tokenizer.
-pub(crate) fn wordpiece(vocab: &[u8]) -> Result<Vec<u8>, TokenizerError> {
+/// What a WordPiece vocabulary leaves open; `tokenizer_config.json` tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WordPieceRules {
+    /// Whether letters are made small.
+    pub lowercase: bool,
+    /// Whether accents are dropped; not told: as `lowercase`.
+    pub strip_accents: Option<bool>,
+    /// Whether each Chinese character is a word of its own.
+    pub split_chinese: bool,
+    /// The special tokens.
+    pub special: WordPieceSpecial,
+}
+
+/// The special tokens of a WordPiece vocabulary, and where they stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WordPieceSpecial {
+    /// `[CLS] a [SEP] b [SEP]`, as BERT and DistilBERT.
+    Bert,
+    /// `<s> a </s></s> b </s>`, as MPNet.
+    Mpnet,
+}
+
+impl Default for WordPieceRules {
+    /// BERT's uncased tokenizer.
+    fn default() -> Self {
+        let special = WordPieceSpecial::Bert;
+        Self { lowercase: true, strip_accents: None, split_chinese: true, special }
+    }
+}
+
+/// A tokenizer of BERT's kind.
+pub(crate) fn wordpiece(vocab: &[u8], rules: WordPieceRules) -> Result<Vec<u8>, TokenizerError> {
     check_size(VOCAB, vocab.len(), MAX_BYTES)?;
     let mut ids = Map::new();
     for (id, token) in text_of(VOCAB, vocab.to_vec())?.lines().enumerate() {
@@ -45,9 +75,35 @@ pub(crate) fn wordpiece(vocab: &[u8]) -> Result<Vec<u8>, TokenizerError> {
             return Err(TokenizerError::Line { file: VOCAB, line, found, expected: "a new token" });
         }
     }
-    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
-    let added = added_tokens(&ids, &special)?;
-    let (cls, sep) = (ids["[CLS]"].clone(), ids["[SEP]"].clone());
+    let (added, post_processor) = match rules.special {
+        WordPieceSpecial::Bert => {
+            let added = added_tokens(&ids, &["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])?;
+            (added, bert_template(&ids))
+        }
+        WordPieceSpecial::Mpnet => {
+            let mut added = added_tokens(&ids, &["<s>", "<pad>", "</s>", "[UNK]", "<mask>"])?;
+            // The blank before a mask belongs to it.
+            for token in added.iter_mut().filter(|token| token["content"] == "<mask>") {
+                token["lstrip"] = json!(true);
+            }
+            (added, roberta_processing(&ids))
+        }
+    };
+    document(&json!({
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": {"type": "BertNormalizer", "clean_text": true,
+            "handle_chinese_chars": rules.split_chinese, "strip_accents": rules.strip_accents,
+            "lowercase": rules.lowercase},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": post_processor,
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": ids},
+    }))
+}
+
+fn bert_template(ids: &Map<String, Value>) -> Value {
     let token = |id: &str, type_id: u32| json!({"SpecialToken": {"id": id, "type_id": type_id}});
     let text = |id: &str, type_id: u32| json!({"Sequence": {"id": id, "type_id": type_id}});
     let single = json!([token("[CLS]", 0), text("A", 0), token("[SEP]", 0)]);
@@ -58,20 +114,14 @@ pub(crate) fn wordpiece(vocab: &[u8]) -> Result<Vec<u8>, TokenizerError> {
         text("B", 1),
         token("[SEP]", 1)
     ]);
-    document(&json!({
-        "version": "1.0",
-        "added_tokens": added,
-        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
-            "strip_accents": null, "lowercase": true},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {"type": "TemplateProcessing", "single": single, "pair": pair,
-            "special_tokens": {
-                "[CLS]": {"id": "[CLS]", "ids": [cls], "tokens": ["[CLS]"]},
-                "[SEP]": {"id": "[SEP]", "ids": [sep], "tokens": ["[SEP]"]}}},
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100, "vocab": ids},
-    }))
+    json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {
+        "[CLS]": {"id": "[CLS]", "ids": [ids["[CLS]"]], "tokens": ["[CLS]"]},
+        "[SEP]": {"id": "[SEP]", "ids": [ids["[SEP]"]], "tokens": ["[SEP]"]}}})
+}
+
+fn roberta_processing(ids: &Map<String, Value>) -> Value {
+    json!({"type": "RobertaProcessing", "sep": ["</s>", ids["</s>"]], "cls": ["<s>", ids["<s>"]],
+        "trim_offsets": true, "add_prefix_space": false})
 }
 
 /// CLIP's tokenizer. Ids: the bytes, the bytes at the end of a word, the merges, start, end.

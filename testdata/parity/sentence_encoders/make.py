@@ -756,7 +756,10 @@ def case_dense():
 
 
 def case_cls_no_normalize():
-    small("cls_no_normalize", 22, pooled_by("cls"))
+    """Its `tokenizer.json` keeps capitals; the library obeys `do_lower_case` of `tokenizer_config.json`."""
+    folder, _ = small("cls_no_normalize", 22, pooled_by("cls"))
+    edit(folder / "checkpoint/tokenizer.json", lambda t: t["normalizer"].update(lowercase=False))
+    finish(folder, 22)
 
 
 def case_lasttoken():
