@@ -21,7 +21,7 @@ pub struct TextContract {
     /// model reads like any other (SigLIP).
     pub padded: bool,
     /// What stands before a text of a task (`query` -> `"query: "`). Tasks that are missing here
-    /// take the text as it is.
+    /// take the text as it is. The empty name is that of no task in particular.
     pub prompts: BTreeMap<String, String>,
 }
 
@@ -42,7 +42,7 @@ impl TextContract {
     #[must_use]
     pub fn prompt(&self, task: &Task) -> Option<&str> {
         let names: &[&str] = match task {
-            Task::Plain => return Some(""),
+            Task::Plain => &[""],
             Task::Query => &QUERY,
             Task::Passage => &PASSAGE,
             Task::Named(name) => {

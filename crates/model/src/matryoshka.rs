@@ -25,6 +25,14 @@ impl Matryoshka {
         *self == Self::default()
     }
 
+    /// Cuts to a width that the model's publisher chose.
+    pub(crate) fn cut(&mut self, width: usize) {
+        self.width = Some(width);
+        if !self.widths.contains(&width) {
+            self.widths.push(width);
+        }
+    }
+
     /// The width of the vectors of towers that give `whole` numbers.
     ///
     /// # Errors

@@ -248,12 +248,13 @@ impl Model {
         }
     }
 
-    /// Token ids of a text by the contract, and how many there were before truncation.
+    /// Token ids of a text without a task by the contract, and how many there were before truncation.
     ///
     /// # Errors
     /// When there is no text tower or the tokeniser refuses the text.
     pub fn tokenize(&self, text: &str) -> Result<Tokens, EmbedError> {
-        self.text_side()?.tokenize(text)
+        let side = self.text_side()?;
+        side.tokenize(&format!("{}{text}", side.prompt(&Task::Plain)?))
     }
 
     /// The views of a picture, each of the model's size.
@@ -344,7 +345,8 @@ impl Embedder for Model {
     }
 
     fn tasks(&self) -> Vec<String> {
-        self.spec.contract.text.iter().flat_map(|text| text.prompts.keys().cloned()).collect()
+        let prompts = self.spec.contract.text.iter().flat_map(|text| text.prompts.keys());
+        prompts.filter(|task| !task.is_empty()).cloned().collect()
     }
 
     fn max_tokens(&self) -> Option<usize> {

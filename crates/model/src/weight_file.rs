@@ -150,6 +150,21 @@ impl Weights {
         Ok(())
     }
 
+    /// Takes over all tensors of other weights, each behind `prefix`.
+    ///
+    /// # Errors
+    /// When a name is there already.
+    pub(crate) fn join(&mut self, other: Self, prefix: &str) -> Result<(), ModelErrorKind> {
+        for (name, stored) in other.tensors {
+            let name = format!("{prefix}{name}");
+            if self.tensors.insert(name.clone(), stored).is_some() {
+                return Err(ModelErrorKind::DoubleTensor(name));
+            }
+        }
+        self.files.extend(other.files);
+        Ok(())
+    }
+
     /// SHA-256 of all files.
     #[must_use]
     pub fn hash(&self) -> String {

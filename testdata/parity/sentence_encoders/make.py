@@ -360,15 +360,15 @@ def gradients_of(reference, write):
 def check(checkpoint, golden):
     """The checkpoint as it is on disk gives these vectors in F32: each text alone, and all in one padded batch."""
     opened = SentenceTransformer(str(checkpoint), device="cpu", model_kwargs={"dtype": torch.float32})
-    alone = np.concatenate([opened.encode([t], prompt="") for t in TEXTS])
-    batch = opened.encode(TEXTS, prompt="")
+    alone = np.concatenate([opened.encode([t]) for t in TEXTS])
+    batch = opened.encode(TEXTS)
     length = np.linalg.norm(alone, axis=1, keepdims=True)
     difference = np.abs(alone / length - golden["text.embedding"].detach().numpy()).max()
     assert difference < 5e-6, f"{checkpoint}: stages differ from encode by {difference}"
     together = (np.abs(alone - batch) / length).max()
     assert together < 1e-6 * max(1, math.sqrt(alone.shape[1])), f"{checkpoint}: a padded batch differs by {together}"
-    ids = [len(i) for i in tokenise(opened[0], TEXTS)]
-    assert max(ids) == opened.max_seq_length and min(ids) == 2, ids
+    lengths = [len(i) for i in tokenise(opened[0], TEXTS)]
+    assert max(lengths) == opened.max_seq_length and min(lengths) == 2, lengths
     return opened
 
 
@@ -424,7 +424,8 @@ def finish(folder, seed, gradients=False, write=write_st):
     """Opens the checkpoint with the library, runs every stage in F64, checks and writes."""
     checkpoint = folder / "checkpoint"
     reference = SentenceTransformer(str(checkpoint), device="cpu", model_kwargs={"dtype": torch.float32}).eval()
-    ids = tokenise(reference[0], TEXTS)
+    start = reference.prompts.get(reference.default_prompt_name) or ""
+    ids = tokenise(reference[0], [start + t for t in TEXTS])
     reference.double()
     run = run_st(reference)
     golden = stages(run, ids, seed)

@@ -16,10 +16,7 @@ use crate::{
 
 /// Reads the configuration.
 pub(crate) fn body(config: &Config) -> Result<Body, ModelErrorKind> {
-    config.only("position_embedding_type", &["absolute".into()])?;
-    config.only("is_decoder", &[false.into()])?;
-    config.only("add_cross_attention", &[false.into()])?;
-    config.ignore(&["chunk_size_feed_forward", "cross_attention_hidden_size"]);
+    plain_encoder(config)?;
     let layers = config.usize_or("num_hidden_layers", 12)?;
     let spec = EncoderSpec {
         input: EncoderInput::Tokens {
@@ -30,7 +27,16 @@ pub(crate) fn body(config: &Config) -> Result<Body, ModelErrorKind> {
         },
         ..post_norm(config, layers)?
     };
-    Ok(Body { spec, names: names(layers), unused: UNUSED.map(str::to_owned).to_vec() })
+    Ok(Body::new(spec, Names(names(layers)), &UNUSED).with_base("bert."))
+}
+
+/// Refuses positions by another rule, and decoders.
+pub(crate) fn plain_encoder(config: &Config) -> Result<(), ModelErrorKind> {
+    config.ignore(&["chunk_size_feed_forward", "cross_attention_hidden_size"]);
+    config.only("position_embedding_type", &["absolute".into()])?;
+    config.only("pruned_heads", &[serde_json::json!({})])?;
+    config.only("is_decoder", &[false.into()])?;
+    config.only("add_cross_attention", &[false.into()])
 }
 
 /// Tensors that the encoder does not use: a buffer, and heads for other tasks.

@@ -246,7 +246,8 @@ impl Config {
         match self.get(key) {
             Some(value) if !allowed.contains(value) => {
                 let listed: Vec<String> = allowed.iter().map(Value::to_string).collect();
-                Err(self.unsupported(key, &listed.join(" or ")))
+                let absence = if listed.is_empty() { "its absence" } else { "" };
+                Err(self.unsupported(key, &format!("{absence}{}", listed.join(" or "))))
             }
             Some(_) | None => Ok(()),
         }

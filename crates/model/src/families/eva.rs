@@ -45,7 +45,8 @@ pub(crate) fn body(
         layer_scale: config.get("ls_init_value").and_then(Value::as_f64).is_some_and(|v| v > 0.0),
     };
     let spec = spec(config, &switches, mlp_width(config, &switches, weights, prefix)?)?;
-    let mut body = Body { names: names(&spec, &switches), spec, unused: Vec::new() }.under(prefix);
+    let names = names(&spec, &switches);
+    let mut body = Body::new(spec, Names(names), &[]).under(prefix);
     // Tables that are computed, stored by some writers.
     body.unused.push(format!("{prefix}rope."));
     head(config, switches.qkv_bias, prefix, &mut body)?;

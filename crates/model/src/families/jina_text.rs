@@ -227,7 +227,8 @@ pub(crate) fn body(
         let factors = tensors.weights.names().filter(|name| name.contains(".lora_"));
         unused.extend(factors.filter_map(|n| Some(n.strip_prefix(tensors.prefix)?.to_owned())));
     }
-    Ok(Body { spec, names, unused }.under(tensors.prefix))
+    let unused: Vec<&str> = unused.iter().map(String::as_str).collect();
+    Ok(Body::new(spec, Names(names), &unused).under(tensors.prefix))
 }
 
 fn attention(kind: Kind, heads: usize, overrides: &Overrides) -> AttentionRule {

@@ -9,16 +9,24 @@
 pub mod bert;
 pub mod clip;
 pub(crate) mod config;
+mod distilbert;
 mod eva;
 mod jina_clip;
+mod jina_embeddings;
 mod jina_text;
 pub mod mobilenet;
 pub mod model_card;
+mod modernbert;
+mod mpnet;
+mod nomic_bert;
 mod plan;
 mod preprocessor;
+mod prompts;
+mod roberta;
 mod sentence_transformers;
 mod siglip;
 mod text;
+mod tokenizer;
 
 pub use config::{Note, Reading};
 pub use plan::{Options, Plan};
@@ -31,22 +39,29 @@ use crate::{ModelErrorKind, checkpoint::read_json, families::config::Log};
 pub(crate) fn plan(folder: &Path, options: &Options) -> Result<Plan, ModelErrorKind> {
     let log = Log::default();
     let kind = model_type(folder)?;
-    if let (Some(found), true) = (&options.adapter, kind.as_deref() != Some("jina_clip")) {
-        let found = found.clone();
-        return Err(ModelErrorKind::NoAdapter { found });
-    }
     let mut plan = if kind.as_deref() == Some("jina_clip") {
         // Its folder has a `modules.json` too, whose module is code.
         jina_clip::plan(folder, &log, options)?
     } else if kind.as_deref().is_some_and(|kind| kind.starts_with("siglip")) {
+        no_adapter(options)?;
         siglip::plan(folder, &log)?
     } else if folder.join("modules.json").exists() {
-        sentence_transformers::plan(folder, &log)?
+        sentence_transformers::plan(folder, options, &log)?
+    } else if kind.is_some() {
+        sentence_transformers::plan_plain(folder, options, &log)?
     } else {
         return Err(ModelErrorKind::UnknownLayout);
     };
     plan.reading = log.take();
     Ok(plan)
+}
+
+/// Refuses adapters for families that have none.
+fn no_adapter(options: &Options) -> Result<(), ModelErrorKind> {
+    match options.adapter.clone() {
+        Some(found) => Err(ModelErrorKind::NoAdapter { found }),
+        None => Ok(()),
+    }
 }
 
 /// `model_type` of a transformers `config.json`, if there is one.
@@ -57,4 +72,14 @@ fn model_type(folder: &Path) -> Result<Option<String>, ModelErrorKind> {
     }
     let config: serde_json::Value = read_json(&path)?;
     Ok(config["model_type"].as_str().map(str::to_owned))
+}
+
+/// What a model is called: its name on the hub where the folder is the hub's cache, else the folder's.
+fn name_of(folder: &Path) -> String {
+    let parts = folder.components().rev().map(|part| part.as_os_str().to_string_lossy());
+    let hub = parts
+        .clone()
+        .take(3)
+        .find_map(|part| Some(part.strip_prefix("models--")?.replacen("--", "/", 1)));
+    hub.or_else(|| parts.clone().next().map(Into::into)).unwrap_or_default()
 }

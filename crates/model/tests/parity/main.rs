@@ -11,6 +11,7 @@
 
 mod case;
 mod image_text;
+mod sentence_encoders;
 
 use std::{
     collections::BTreeMap,
