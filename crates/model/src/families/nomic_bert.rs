@@ -66,6 +66,7 @@ pub(crate) fn body(config: &Config) -> Result<Body, ModelErrorKind> {
         head: Vec::new(),
         normalize: true,
     };
+    config.only("head_dim", &[(spec.width / spec.attention.heads.max(1)).into()])?;
     let mut body = Body::new(spec, publishers_names(layers), &["pooler.", "cls."]);
     body.limited = config.has("rotary_scaling_factor");
     Ok(body.or(native_names(layers)).with_base("nomic_bert.").with_base("bert."))
@@ -93,8 +94,7 @@ fn refuse_variants(config: &Config) -> Result<(), ModelErrorKind> {
     config.only("rotary_emb_fraction", &[1.0.into(), 1.into()])?;
     config.only("position_embedding_type", &["rope".into(), "rotary".into()])?;
     config.only("num_experts", &[0.into()])?;
-    config.only("moe_every_n_layers", &[0.into()])?;
-    config.only("head_dim", &[])
+    config.only("moe_every_n_layers", &[0.into()])
 }
 
 /// Keys of training, and of GPT-2's configuration, which the publisher's began as.

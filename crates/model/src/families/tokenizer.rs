@@ -154,12 +154,13 @@ fn obey(normalizer: &mut Value, rules: WordPieceRules, log: &Log) {
 
 fn lowercase_first(normalizer: &mut Value) {
     let first = json!({"type": "Lowercase"});
-    let rest = match normalizer.take() {
-        Value::Null => Vec::new(),
-        mut sequence if sequence["type"] == "Sequence" => {
-            sequence["normalizers"].as_array_mut().map(std::mem::take).unwrap_or_default()
-        }
-        one => vec![one],
+    let mut stored = normalizer.take();
+    let rest = if stored["type"] == "Sequence" {
+        stored["normalizers"].as_array_mut().map(std::mem::take).unwrap_or_default()
+    } else if stored.is_null() {
+        Vec::new()
+    } else {
+        vec![stored]
     };
     let all: Vec<Value> = std::iter::once(first).chain(rest).collect();
     *normalizer = json!({"type": "Sequence", "normalizers": all});
