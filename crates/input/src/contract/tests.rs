@@ -63,6 +63,10 @@ fn prompts_only_known_tasks() {
     assert_eq!(text.prompt(&Task::Query), Some("query: "));
     assert_eq!(text.prompt(&Task::Passage), Some(""), "passages need none");
     assert_eq!(text.prompt(&Task::named("duplicate")), None);
+    assert_eq!(text.prompt(&Task::Plain), Some(""));
+    let mut text = text;
+    text.prompts.insert(String::new(), "text: ".to_owned());
+    assert_eq!(text.prompt(&Task::Plain), Some("text: "), "the model's own default");
 }
 
 #[test]

@@ -2,13 +2,14 @@
 //!
 //! Reference: `testdata/parity/sentence_encoders/make.py`.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use conjoin_core::{Embedder, Task, Tower};
 use conjoin_model::{
     Model, ModelError,
     families::{Options, Plan},
 };
+use fs_err as fs;
 use serde_json::{Value, json};
 
 use crate::{
