@@ -648,9 +648,9 @@ def adapter_stages(reference, merged, n, task):
 # --- layouts around the encoder ---------------------------------------------------------------------------------------
 
 
-def small(name, seed, modules, tokenizer=None, **kwargs):
+def small(name, seed, modules, tokenizer=None, gradients=False, **kwargs):
     tokenizer = tokenizer or bert_tokenizer(512, size=150)
-    return family(name, seed, bert(tokenizer, **SMALL), tokenizer, modules, gradients=False, max_seq_length=30, **kwargs)
+    return family(name, seed, bert(tokenizer, **SMALL), tokenizer, modules, gradients, max_seq_length=30, **kwargs)
 
 
 def case_old_keys():
@@ -673,7 +673,8 @@ def case_old_keys():
 
 def case_dense():
     small("dense", 21, lambda c: [Pooling(16, "mean"), Dense(16, 11, activation_function=torch.nn.Tanh()), LayerNorm(11),
-                                   Dense(11, 7, bias=False, activation_function=torch.nn.Identity()), Normalize()])
+                                   Dense(11, 7, bias=False, activation_function=torch.nn.Identity()), Normalize()],
+          gradients=True)
 
 
 def case_cls_no_normalize():

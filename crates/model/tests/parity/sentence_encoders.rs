@@ -184,6 +184,27 @@ fn values_that_would_change_numbers_are_refused() {
 }
 
 #[test]
+fn modernbert_is_the_same_by_its_old_keys() {
+    let case = case("modernbert");
+    let dir = tempfile::tempdir().unwrap();
+    copy(&case.checkpoint(), dir.path());
+    for (key, value) in [
+        ("layer_types", json!(null)),
+        ("rope_parameters", json!(null)),
+        ("global_attn_every_n_layers", json!(3)),
+        ("global_rope_theta", json!(160_000.0)),
+        ("local_rope_theta", json!(10_000.0)),
+    ] {
+        set("config.json", key, value)(dir.path());
+    }
+    let spec = |folder: &Path| Plan::read(folder).unwrap().text.unwrap();
+    assert_eq!(spec(dir.path()), spec(&case.checkpoint()));
+    // Another base is another model.
+    set("config.json", "local_rope_theta", json!(500.0))(dir.path());
+    assert_ne!(spec(dir.path()), spec(&case.checkpoint()));
+}
+
+#[test]
 fn missing_and_foreign_files_are_told_with_the_way_out() {
     let pickle = refused("bert", |folder| {
         fs::rename(folder.join("model.safetensors"), folder.join("pytorch_model.bin")).unwrap();
