@@ -70,6 +70,26 @@ pub(crate) enum Command {
         after_help = "Example:\n  conjoin serve index --address 127.0.0.1:8080\n  curl http://127.0.0.1:8080/v1/search -H 'Content-Type: application/json' -d '{\"text\": \"red apple\"}'"
     )]
     Serve(Serve),
+    /// Tell what was read of a model and why, its limits and licence, and whether it is right.
+    ///
+    /// A folder that holds references (`inputs.json`, `golden.safetensors`) is compared with them; exit
+    /// code 1 means that a stage is off.
+    #[command(
+        after_help = "Examples:\n  conjoin doctor models/all-MiniLM-L6-v2\n  conjoin doctor hf:jinaai/jina-clip-v2 --json"
+    )]
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Doctor {
+    /// The model: a folder, or `hf:OWNER/NAME`.
+    pub model: ModelName,
+    /// Do not measure the speed.
+    #[arg(long)]
+    pub no_speed: bool,
+    /// Print everything as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Group)]

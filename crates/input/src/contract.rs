@@ -53,6 +53,8 @@ impl TextContract {
             }
         };
         let found = names.iter().find_map(|name| self.prompts.get(*name));
+        // As in sentence-transformers, the default prompt serves where the task has none.
+        let found = found.or_else(|| self.prompts.get(""));
         Some(found.map_or("", String::as_str))
     }
 

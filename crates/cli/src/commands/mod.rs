@@ -3,6 +3,7 @@
 mod adapt;
 mod curate;
 mod demo;
+mod doctor;
 mod embed;
 mod eval;
 mod index;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command, console: &Console, stop: &Stop) -> Result<Ou
         Command::Embed(args) => embed::run(&args, console, stop),
         Command::Index(args) => index::run(&args, console, stop),
         Command::Search(args) => search::run(&args, console, stop),
+        Command::Doctor(args) => doctor::run(&args, console, stop),
         Command::Serve(args) => serve::run(&args, console, stop),
     }
 }

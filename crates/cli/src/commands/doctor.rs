@@ -1,0 +1,318 @@
+//! `conjoin doctor`: what was read of a model, why, and whether it is right.
+//!
+//! Out: the layout, every rule with the key it follows from, keys nothing asked for, limits, the licence,
+//! errors against stored references if the folder holds some, and the speed on this machine.
+
+use std::{
+    fmt::Write,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use conjoin_core::{Embedder, MANIFEST_FILE, Modality, Stop, Task, Tower};
+use conjoin_input::Pixels;
+use conjoin_model::{
+    EncoderSpec, ImageSpec, Model, NormPlacement,
+    families::{Plan, Reading},
+    reference::{Reference, StageError},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    Outcome,
+    args::Doctor,
+    console::{Console, print},
+    machine, models,
+};
+
+pub(crate) fn run(args: &Doctor, console: &Console, stop: &Stop) -> Result<Outcome> {
+    let folder = models::find(&args.model, console, stop)?.folder;
+    let begun = Instant::now();
+    let (model, reading) = open(&folder)?;
+    let loaded = begun.elapsed();
+    let stages = match Reference::find(&folder)? {
+        None => None,
+        Some(reference) => Some(reference.compare(&model)?),
+    };
+    stop.check()?;
+    let speed = if args.no_speed { Vec::new() } else { speed(&model, stop)? };
+    let report = Report { model: &model, reading, stages, speed, loaded };
+    if args.json {
+        print(&report.json().to_string())?;
+    } else {
+        print(&report.text()?)?;
+    }
+    Ok(if report.agrees() { Outcome::Done } else { Outcome::Refused })
+}
+
+fn open(folder: &Path) -> Result<(Model, Option<Reading>)> {
+    if folder.join(MANIFEST_FILE).exists() || !folder.exists() {
+        return Ok((Model::open(folder)?, None));
+    }
+    let plan = Plan::read(folder)?;
+    let reading = plan.reading.clone();
+    let model = plan.build().map_err(|kind| kind.at(folder.display().to_string()))?;
+    Ok((model, Some(reading)))
+}
+
+/// How fast one kind of work is here.
+struct Speed {
+    what: String,
+    /// Inputs per pass.
+    batch: usize,
+    /// The median of the passes.
+    pass: Duration,
+}
+
+impl Speed {
+    fn per_second(&self) -> f64 {
+        self.batch as f64 / self.pass.as_secs_f64()
+    }
+}
+
+struct Report<'a> {
+    model: &'a Model,
+    reading: Option<Reading>,
+    stages: Option<Vec<StageError>>,
+    speed: Vec<Speed>,
+    loaded: Duration,
+}
+
+impl Report<'_> {
+    fn agrees(&self) -> bool {
+        self.stages.iter().flatten().all(StageError::agrees)
+    }
+
+    fn parameters(&self) -> usize {
+        let parts = self.model.parts();
+        let text = parts.text.iter().flat_map(|tower| tower.parameters());
+        let image = parts.image.iter().flat_map(|tower| tower.parameters());
+        text.chain(image).map(|parameter| parameter.value.len()).sum()
+    }
+
+    fn family(&self) -> &str {
+        self.reading.as_ref().map_or("conjoin checkpoint", |reading| &reading.family)
+    }
+
+    fn json(&self) -> Value {
+        let spec = self.model.spec();
+        let speed = |s: &Speed| {
+            json!({"what": s.what, "batch": s.batch, "milliseconds": s.pass.as_secs_f64() * 1e3,
+                "per_second": s.per_second()})
+        };
+        json!({
+            "family": self.family(),
+            "reading": self.reading,
+            "modalities": self.model.modalities(),
+            "parameters": self.parameters(),
+            "width": self.model.width(),
+            "widths": self.model.widths(),
+            "max_tokens": self.model.max_tokens(),
+            "image_size": spec.contract.image.as_ref().map(|image| image.size),
+            "tasks": self.model.tasks(),
+            "licence": spec.card.licence,
+            "licence_warning": licence_warning(spec.card.licence.as_deref()),
+            "fingerprint": self.model.fingerprint(),
+            "references": self.stages,
+            "agrees": self.stages.as_ref().map(|_| self.agrees()),
+            "load_seconds": self.loaded.as_secs_f64(),
+            "machine": machine::description(),
+            "speed": self.speed.iter().map(speed).collect::<Vec<_>>(),
+        })
+    }
+
+    fn text(&self) -> Result<String> {
+        let mut out = String::new();
+        self.facts(&mut out)?;
+        if let Some(reading) = &self.reading {
+            rules(&mut out, reading)?;
+        }
+        match &self.stages {
+            None => {
+                writeln!(out, "\nreferences\n  none beside the model: nothing to compare with")?
+            }
+            Some(stages) => references(&mut out, stages, self.agrees())?,
+        }
+        writeln!(out, "\nspeed here ({})", machine::description())?;
+        writeln!(out, "  opened in {:.2} s", self.loaded.as_secs_f64())?;
+        for speed in &self.speed {
+            let (ms, rate) = (speed.pass.as_secs_f64() * 1e3, speed.per_second());
+            writeln!(
+                out,
+                "  {}, {} at once: {ms:.1} ms, {rate:.0} a second",
+                speed.what, speed.batch
+            )?;
+        }
+        out.truncate(out.trim_end().len());
+        Ok(out)
+    }
+
+    fn facts(&self, out: &mut String) -> Result<()> {
+        let (model, spec) = (self.model, self.model.spec());
+        writeln!(out, "{}: {}", spec.card.name, self.family())?;
+        let parameters = self.parameters() as f64 / 1e6;
+        let mut widths = model.widths();
+        let shorter: Vec<String> =
+            widths.drain(..widths.len() - 1).map(|width| width.to_string()).collect();
+        let cut = match shorter.is_empty() {
+            true => String::new(),
+            false => format!(", or cut to {}", shorter.join(", ")),
+        };
+        writeln!(out, "  {parameters:.1} M parameters, vectors of width {}{cut}", model.width())?;
+        if let Some(text) = &spec.text {
+            writeln!(out, "  text tower: {}", shape(text))?;
+        }
+        match &spec.image {
+            Some(ImageSpec::Transformer(image)) => {
+                writeln!(out, "  picture tower: {}", shape(image))?
+            }
+            Some(ImageSpec::MobileNet(_)) => writeln!(out, "  picture tower: MobileNet v1")?,
+            None => {}
+        }
+        if let Some(text) = &spec.contract.text {
+            writeln!(
+                out,
+                "  texts: up to {} tokens, cut there unless --long-text",
+                text.max_tokens
+            )?;
+            for (task, prompt) in &text.prompts {
+                let task = if task.is_empty() { "plain" } else { task };
+                writeln!(out, "    --task {task}: {prompt:?} before the text")?;
+            }
+        }
+        if let Some(image) = &spec.contract.image {
+            writeln!(
+                out,
+                "  pictures: {0} x {0} pixels, {1:?}, {2:?}",
+                image.size, image.resize, image.interpolation
+            )?;
+        }
+        let licence = spec.card.licence.as_deref();
+        writeln!(out, "  licence: {}", licence.unwrap_or("not told by the folder"))?;
+        if let Some(warning) = licence_warning(licence) {
+            writeln!(out, "  WARNING: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+/// An encoder in one line.
+fn shape(spec: &EncoderSpec) -> String {
+    let norm = match spec.norm.placement {
+        NormPlacement::Pre => "pre-norm",
+        NormPlacement::Post => "post-norm",
+    };
+    let gated = if spec.mlp.gated { "gated " } else { "" };
+    format!(
+        "{} layers of width {}, {} heads, {norm}, {gated}{:?} MLP of width {}",
+        spec.layers, spec.width, spec.attention.heads, spec.mlp.activation, spec.mlp.width
+    )
+}
+
+fn rules(out: &mut String, reading: &Reading) -> Result<()> {
+    writeln!(out, "\nrules, and what they follow from")?;
+    for note in &reading.notes {
+        writeln!(out, "  {}: {}\n      {}", note.what, note.choice, note.because)?;
+    }
+    if !reading.unread.is_empty() {
+        writeln!(out, "\nkeys that nothing asked for (they may be news)")?;
+        for key in &reading.unread {
+            writeln!(out, "  {key}")?;
+        }
+    }
+    Ok(())
+}
+
+fn references(out: &mut String, stages: &[StageError], agrees: bool) -> Result<()> {
+    let verdict = if agrees { "equal" } else { "NOT EQUAL: this model is read wrongly" };
+    writeln!(out, "\nreferences: {verdict}")?;
+    for stage in stages {
+        let executor = format!("{:?}", stage.executor).to_lowercase();
+        let cosine = stage.min_cosine.map_or(String::new(), |c| format!(", cosine {c:.7}"));
+        let mark = if stage.agrees() { "  " } else { "! " };
+        writeln!(
+            out,
+            "{mark}{:<18} {executor:<10} max error {:.1e}{cosine}",
+            stage.stage, stage.max_error
+        )?;
+    }
+    Ok(())
+}
+
+/// Words in a licence's name that mean it may not be used for business.
+const NON_COMMERCIAL: [&str; 5] =
+    ["-nc", "noncommercial", "non-commercial", "research", "academic"];
+
+fn licence_warning(licence: Option<&str>) -> Option<String> {
+    let Some(licence) = licence else {
+        return Some(
+            "no licence is told; ask whoever made the model before you use it for business"
+                .to_owned(),
+        );
+    };
+    let name = licence.to_lowercase();
+    let non_commercial = NON_COMMERCIAL.iter().any(|word| name.contains(word));
+    non_commercial.then(|| {
+        format!("`{licence}` forbids commercial use of the model and of what is made with it")
+    })
+}
+
+/// Passes per figure; their median is told.
+const PASSES: usize = 5;
+
+fn speed(model: &Model, stop: &Stop) -> Result<Vec<Speed>> {
+    let mut all = Vec::new();
+    let text =
+        "the quick brown fox jumps over the lazy dog and runs off into the dark green forest";
+    for batch in [1, 16] {
+        if model.modalities().contains(&Modality::Text) {
+            let texts = vec![text; batch];
+            let tokens = model.tokenize(text)?.ids.len();
+            let what = format!("texts of {tokens} tokens");
+            all.push(time(what, batch, stop, || {
+                model.embed_texts(&texts, &Task::Plain).map(drop)
+            })?);
+        }
+        if let (Some(tower), Some(contract)) = (&model.parts().image, &model.spec().contract.image)
+        {
+            let size = contract.size;
+            let picture = Pixels::new(size, size, vec![127; size * size * 3])?;
+            let pictures = vec![&picture; batch];
+            let what = format!("decoded pictures of {size} x {size} pixels");
+            all.push(time(what, batch, stop, || tower.embed(&pictures).map(drop))?);
+        }
+    }
+    Ok(all)
+}
+
+fn time<E: std::error::Error + Send + Sync + 'static>(
+    what: String,
+    batch: usize,
+    stop: &Stop,
+    work: impl Fn() -> std::result::Result<(), E>,
+) -> Result<Speed> {
+    work()?;
+    let mut passes = Vec::with_capacity(PASSES);
+    for _ in 0..PASSES {
+        stop.check()?;
+        let begun = Instant::now();
+        work()?;
+        passes.push(begun.elapsed());
+    }
+    passes.sort();
+    Ok(Speed { what, batch, pass: passes[PASSES / 2] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warns_of_licences_that_forbid_business() {
+        assert!(licence_warning(Some("cc-by-nc-4.0")).unwrap().contains("forbids commercial use"));
+        assert!(licence_warning(None).unwrap().contains("no licence is told"));
+        assert_eq!(licence_warning(Some("apache-2.0")), None);
+        assert_eq!(licence_warning(Some("mit")), None);
+    }
+}
