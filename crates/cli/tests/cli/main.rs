@@ -8,5 +8,6 @@ mod hub;
 #[path = "../../../hub/tests/fetch/server.rs"]
 mod hub_server;
 mod interrupt;
+mod models;
 mod support;
 mod whole_loop;
