@@ -65,6 +65,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  conjoin search index \"red apple\"\n  conjoin search index \"but green\" --image apple.jpg -k 5 --json"
     )]
     Search(Search),
+    /// Order documents by how well they answer a query, with a cross-encoder or a ColBERT model.
+    #[command(
+        after_help = "Documents are lines: of text, or of JSON (`.jsonl`: a text, or an object with a field `text`).\n\nExamples:\n  conjoin rerank \"red apple\" products.txt --model models/ms-marco-MiniLM-L6-v2 -k 5\n  conjoin rerank \"red apple\" hits.jsonl --field title --model models/colbertv2.0 --json\n  cat answers.txt | conjoin rerank \"how do I bake bread\" --model models/bge-reranker-base"
+    )]
+    Rerank(Rerank),
     /// Serve embeddings, search and the search page over HTTP until Ctrl-C.
     #[command(
         after_help = "Example:\n  conjoin serve index --address 127.0.0.1:8080\n  curl http://127.0.0.1:8080/v1/search -H 'Content-Type: application/json' -d '{\"text\": \"red apple\"}'"
@@ -353,6 +358,27 @@ pub(crate) struct Search {
     #[arg(long, short, default_value_t = 10, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     pub k: usize,
     /// Print the hits as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Rerank {
+    /// What the documents should answer.
+    pub query: String,
+    /// Files with a document per line; `-` reads standard input.
+    #[arg(default_value = "-")]
+    pub inputs: Vec<PathBuf>,
+    /// The reranker: a folder or `hf:OWNER/NAME` with a cross-encoder or a ColBERT model.
+    #[arg(long)]
+    pub model: ModelName,
+    /// The field of JSON lines that holds the document.
+    #[arg(long, default_value = "text")]
+    pub field: String,
+    /// How many documents to show. Default: all.
+    #[arg(long, short, default_value_t = usize::MAX, hide_default_value = true, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    pub k: usize,
+    /// Print the documents as JSON, with scores and how many tokens were read.
     #[arg(long)]
     pub json: bool,
 }

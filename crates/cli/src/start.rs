@@ -107,7 +107,8 @@ impl Towers {
         let image_contract = mobilenet::contract(self.image_size);
         let image = self.image_tower(&image_contract, seed.stream("image"))?;
         let max_tokens = self.max_tokens.min(text.max_tokens());
-        let text_contract = TextContract { max_tokens, padded: false, prompts: BTreeMap::new() };
+        let text_contract =
+            TextContract { max_tokens, padded: false, bare: None, prompts: BTreeMap::new() };
         let spec = ModelSpec {
             text: Some(text.spec().clone()),
             image: Some(image.spec()),

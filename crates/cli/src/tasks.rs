@@ -111,7 +111,9 @@ pub(crate) fn embed_block(
         let found = model.embed_texts(&texts, task)?;
         let found = found.vectors.rows().zip(&found.tokens);
         for (row, (vector, tokens)) in rows.into_iter().zip(found) {
-            parts[row].text = Some(vector.to_vec());
+            // A table gives zeros for a text without a token it knows: no direction, no vector.
+            let says_something = vector.iter().any(|v| *v != 0.0);
+            parts[row].text = says_something.then(|| vector.to_vec());
             parts[row].tokens = Some(*tokens);
         }
     }

@@ -54,6 +54,16 @@ pub enum TowerError {
         /// The size expected.
         expected: String,
     },
+    /// A type of tokens that the tower has not.
+    #[error("input {index} has a token of type {id}, the tower has {types} types")]
+    TokenType {
+        /// Position in the batch.
+        index: usize,
+        /// The type found.
+        id: u32,
+        /// Number of types.
+        types: usize,
+    },
     /// A token id outside the vocabulary.
     #[error("input {index} has token id {id}, the vocabulary has {vocabulary} entries")]
     TokenId {

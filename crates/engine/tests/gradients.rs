@@ -254,11 +254,11 @@ fn normalizing_a_zero_row_stays_finite() {
 #[test]
 fn grad_pooling() {
     let d = 5;
-    let spans: Arc<[std::ops::Range<usize>]> = Arc::new([0..1, 2..4, 3..9]);
+    let spans: Arc<[std::ops::Range<usize>]> = Arc::new([0..1, 2..4, 4..4, 3..9]);
     let mean = |p: &[Vec<f64>]| -> Vec<f64> {
         let x = transpose(&p[0], d);
         let mean = |s: &std::ops::Range<usize>, j: usize| {
-            s.clone().map(|i| x[i * d + j]).sum::<f64>() / s.len() as f64
+            s.clone().map(|i| x[i * d + j]).sum::<f64>() / s.len().max(1) as f64
         };
         spans.iter().flat_map(|s| (0..d).map(|j| mean(s, j)).collect::<Vec<_>>()).collect()
     };
@@ -394,13 +394,15 @@ fn grad_probe() {
 /// `bias`: (query, key) to what is added to their score.
 fn attend(
     (t, c): (usize, usize),
-    (mask, reach): (Mask, usize),
+    (mask, reach, visible): (Mask, usize, usize),
     bias: impl Fn(usize, usize) -> f64,
     at: impl Fn(usize, usize, usize) -> f64,
 ) -> Vec<f64> {
     let mut out = vec![0.0; t * c];
     for i in 0..t {
-        let sees = |j: &usize| j.abs_diff(i) <= reach && (mask == Mask::Bidirectional || *j <= i);
+        let sees = |j: &usize| {
+            j.abs_diff(i) <= reach && *j < visible && (mask == Mask::Bidirectional || *j <= i)
+        };
         let dot = |j: usize| (0..c).map(|x| at(0, i, x) * at(1, j, x)).sum::<f64>();
         let scores: Vec<(usize, f64)> =
             (0..t).filter(sees).map(|j| (j, dot(j) / (c as f64).sqrt() + bias(i, j))).collect();
@@ -449,8 +451,20 @@ fn grad_attention() {
                 if offsets.len() == 3 && added == Added::Alibi {
                     continue;
                 }
-                check_attention(offsets, (heads, c), (mask, reach), added);
+                check_attention(offsets, (heads, c), (mask, reach, None), added);
             }
+        }
+    }
+}
+
+/// Tokens behind the visible ones look at those before; some see nothing at all through their window.
+#[test]
+fn grad_attention_to_visible_tokens() {
+    let offsets = [0, 4, 10, 11];
+    for reach in [None, Some(2)] {
+        for added in [Added::Nothing, Added::Alibi, Added::Buckets] {
+            let rule = (Mask::Bidirectional, reach, Some([2, 3, 1].into()));
+            check_attention(&offsets, (2, 3), rule, added);
         }
     }
 }
@@ -458,7 +472,7 @@ fn grad_attention() {
 fn check_attention(
     offsets: &[usize],
     (heads, c): (usize, usize),
-    (mask, reach): (Mask, Option<usize>),
+    (mask, reach, visible): (Mask, Option<usize>, Option<Arc<[usize]>>),
     added: Added,
 ) {
     let offsets: Arc<[usize]> = offsets.into();
@@ -476,14 +490,15 @@ fn check_attention(
     let plain = |p: &[Vec<f64>]| -> Vec<f64> {
         let qkv = transpose(&p[0], 3 * d);
         let mut out = vec![0.0; tokens * d];
-        for s in offsets.windows(2) {
+        for (sequence, s) in offsets.windows(2).enumerate() {
             for head in 0..heads {
                 let add = |i: usize, j: usize| match added {
                     Added::Nothing => 0.0,
                     Added::Alibi => -f64::from(slope(head)) * i.abs_diff(j) as f64,
                     Added::Buckets => p[1][bucket(i, j) * heads + head],
                 };
-                let rule = (mask, reach.unwrap_or(tokens));
+                let seen = visible.as_ref().map_or(tokens, |visible| visible[sequence]);
+                let rule = (mask, reach.unwrap_or(tokens), seen);
                 let value = attend((s[1] - s[0], c), rule, add, |block, token, x| {
                     qkv[(s[0] + token) * 3 * d + block * d + head * c + x]
                 });
@@ -494,7 +509,7 @@ fn check_attention(
         }
         out
     };
-    let spec = AttentionSpec { heads, mask, reach, bias };
+    let spec = AttentionSpec { heads, mask, reach, bias, visible: visible.clone() };
     let mut values = vec![random(tokens * 3 * d, 1)];
     if added == Added::Buckets {
         values.push(random(3 * heads, 2));
@@ -507,8 +522,12 @@ fn grad_embed_tokens() {
     let ids: Arc<[u32]> = Arc::new([3, 0, 3, 1, 2]);
     let d = 4;
     for types in [None, Some(Arc::from([0, 1, 1, 0, 1]))] {
-        let batch =
-            TokenBatch { ids: ids.clone(), types: types.clone(), offsets: [0, 2, 5].into() };
+        let batch = TokenBatch {
+            ids: ids.clone(),
+            types: types.clone(),
+            offsets: [0, 2, 5].into(),
+            visible: None,
+        };
         check(
             // Parameter 0 is only the harness' input; it takes no part.
             vec![vec![0.5], random(5 * d, 1), random(3 * d, 2), random(2 * d, 3)],

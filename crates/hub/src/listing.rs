@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::error::HubErrorKind;
 
 /// Ends of the names of files that a model's folder needs.
-const WANTED: [&str; 4] = ["json", "txt", "model", "safetensors"];
+const WANTED: [&str; 5] = ["json", "txt", "model", "safetensors", "metadata"];
 
 /// Read for its licence.
 const CARD: &str = "README.md";

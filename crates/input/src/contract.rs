@@ -20,6 +20,8 @@ pub struct TextContract {
     /// Whether shorter texts are filled up to `max_tokens` with the tokenizer's pad token, which the
     /// model reads like any other (SigLIP).
     pub padded: bool,
+    /// How a table of tokens reads (static embeddings); none: with special tokens, as all others.
+    pub bare: Option<BareTokens>,
     /// What stands before a text of a task (`query` -> `"query: "`). Tasks that are missing here
     /// take the text as it is. The empty name is that of no task in particular.
     pub prompts: BTreeMap<String, String>,
@@ -63,11 +65,46 @@ impl TextContract {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Tokens, TokenizerError> {
+        if let Some(bare) = self.bare {
+            return bare.encode(tokenizer, text, self.max_tokens);
+        }
         let mut tokens = tokenizer.encode(text, self.max_tokens)?;
         if self.padded {
             tokens.ids.resize(self.max_tokens, tokenizer.pad_id());
         }
         Ok(tokens)
+    }
+}
+
+/// Reading without special tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BareTokens {
+    /// Whether what the vocabulary cannot spell is left out (model2vec).
+    pub skip_unknown: bool,
+    /// The most characters of a text that are looked at.
+    pub max_chars: Option<usize>,
+}
+
+impl BareTokens {
+    /// Cuts as the reference does: characters first, then tokens, then unknown ones go.
+    fn encode(
+        self,
+        tokenizer: &Tokenizer,
+        text: &str,
+        max_tokens: usize,
+    ) -> Result<Tokens, TokenizerError> {
+        let end = self.max_chars.and_then(|n| text.char_indices().nth(n)).map(|(at, _)| at);
+        let mut ids = tokenizer.encode_bare(&text[..end.unwrap_or(text.len())])?;
+        let unknown = tokenizer.unknown_id().filter(|_| self.skip_unknown);
+        let known = |ids: &[u32]| ids.iter().filter(|id| Some(**id) != unknown).count();
+        let total = match end {
+            None => known(&ids),
+            Some(_) => known(&tokenizer.encode_bare(text)?),
+        };
+        ids.truncate(max_tokens);
+        ids.retain(|id| Some(*id) != unknown);
+        Ok(Tokens { ids, total })
     }
 }
 

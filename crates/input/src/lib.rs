@@ -18,12 +18,12 @@ mod tokenizer;
 mod tokenizer_files;
 
 pub use augment::{Augment, CropRange};
-pub use contract::{InputContract, TextContract};
+pub use contract::{BareTokens, InputContract, TextContract};
 pub use decode::{ImageLimits, decode};
 pub use error::{ContractError, ImageError, TokenizerError};
 pub use image_contract::{CropRounding, ImageContract, ResizeMode};
 pub use pixels::Pixels;
 pub use resize::{Frame, Interpolation, resize};
 pub use thumbnail::thumbnail;
-pub use tokenizer::{MAX_TEXT_BYTES, Tokenizer, Tokens};
+pub use tokenizer::{MAX_TEXT_BYTES, PairTokens, Tokenizer, Tokens};
 pub use tokenizer_files::{WordPieceRules, WordPieceSpecial};

@@ -1,6 +1,6 @@
 //! Texts to token ids.
 //!
-//! In:  a text. Out: its ids within a number of slots, and how many there would have been.
+//! In:  a text, or two as a pair. Out: ids within a number of slots, and how many there would have been.
 //! Not here: prompts and the number of slots (`contract`), the files tokenizers are made from
 //!           (`tokenizer_files`).
 //! Parity: `testdata/parity/tokenise`, ids equal to those of transformers.
@@ -10,8 +10,11 @@
 use std::panic::catch_unwind;
 
 use rayon::prelude::*;
-use serde::de::IgnoredAny;
-use tokenizers::{Encoding, PaddingParams, PaddingStrategy, Token};
+use serde::Deserialize;
+use tokenizers::{
+    Encoding, ModelWrapper, PaddingParams, PaddingStrategy, PostProcessor, Token,
+    TruncationDirection,
+};
 
 use crate::{TokenizerError, WordPieceRules, tokenizer_files};
 
@@ -31,6 +34,17 @@ pub struct Tokens {
     pub total: usize,
 }
 
+/// The ids of a pair of texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairTokens {
+    /// The ids, special tokens included, at most as many as asked for.
+    pub ids: Vec<u32>,
+    /// The type of each token: which text it belongs to, by the tokenizer's rule.
+    pub types: Vec<u32>,
+    /// How many tokens there were before truncation, special tokens included.
+    pub total: usize,
+}
+
 /// Turns texts into token ids. Cheap to share between threads.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -40,6 +54,22 @@ pub struct Tokenizer {
     n_before: usize,
     n_after: usize,
     pad_id: u32,
+    stored_limit: Option<usize>,
+    unknown_id: Option<u32>,
+}
+
+/// What is read of the document besides the tokenizer: a number that the library below keeps private.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(default)]
+    model: WrittenModel,
+}
+
+#[derive(Default, Deserialize)]
+struct WrittenModel {
+    /// Of Unigram models.
+    #[serde(default)]
+    unk_id: Option<u32>,
 }
 
 impl Tokenizer {
@@ -59,8 +89,9 @@ impl Tokenizer {
     fn read(bytes: &[u8]) -> tokenizers::Result<Self> {
         // Told here, because the library below panics on some documents that are no JSON at all.
         let text = std::str::from_utf8(bytes)?;
-        serde_json::from_str::<IgnoredAny>(text)?;
+        let written: Written = serde_json::from_str(text)?;
         let mut inner: tokenizers::Tokenizer = text.parse()?;
+        let stored_limit = inner.get_truncation().map(|stored| stored.max_length);
         inner.with_truncation(None)?;
         let stored = inner.get_padding().cloned();
         inner.with_padding(None);
@@ -77,7 +108,8 @@ impl Tokenizer {
         // Kept so that it is stored again; a text alone is never padded by it.
         let strategy = PaddingStrategy::BatchLongest;
         inner.with_padding(Some(PaddingParams { strategy, pad_to_multiple_of: None, ..padding }));
-        Ok(Self { inner, vocabulary_size, n_before, n_after, pad_id })
+        let unknown_id = unknown_id(&inner).or(written.model.unk_id);
+        Ok(Self { inner, vocabulary_size, n_before, n_after, pad_id, stored_limit, unknown_id })
     }
 
     /// Makes BERT's uncased WordPiece tokenizer from its `vocab.txt`, one token per line.
@@ -133,6 +165,34 @@ impl Tokenizer {
         (self.n_before, self.n_after)
     }
 
+    /// The most tokens the file itself cut a text to. Nothing here cuts by it.
+    #[must_use]
+    pub fn stored_limit(&self) -> Option<usize> {
+        self.stored_limit
+    }
+
+    /// The id of a token, if the vocabulary has it.
+    #[must_use]
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The id that stands for what the vocabulary cannot spell, if there is one.
+    #[must_use]
+    pub fn unknown_id(&self) -> Option<u32> {
+        self.unknown_id
+    }
+
+    /// The middle length of all tokens in characters, rounded down.
+    #[must_use]
+    pub fn median_token_chars(&self) -> usize {
+        let vocabulary = self.inner.get_vocab(true);
+        let mut lengths: Vec<usize> = vocabulary.keys().map(|t| t.chars().count()).collect();
+        lengths.sort_unstable();
+        let n = lengths.len();
+        lengths.get(n / 2).map_or(0, |upper| usize::midpoint(*upper, lengths[(n - 1) / 2]))
+    }
+
     /// The ids of a text. If they are more than `max_tokens`, the last ones of the text itself go
     /// and the special tokens stay, so that the final one is in the last slot.
     ///
@@ -144,10 +204,7 @@ impl Tokenizer {
         if max_tokens < needed {
             return Err(TokenizerError::TooFewTokens { found: max_tokens, needed });
         }
-        if text.len() > MAX_TEXT_BYTES {
-            let (found, limit) = (text.len(), MAX_TEXT_BYTES);
-            return Err(TokenizerError::TextTooLong { found, limit });
-        }
+        check_length(text)?;
         let encoding = self.inner.encode_fast(text, true).map_err(TokenizerError::Encode)?;
         let mut ids = encoding.get_ids().to_vec();
         let total = ids.len();
@@ -155,6 +212,48 @@ impl Tokenizer {
             ids.drain(max_tokens - self.n_after..total - self.n_after);
         }
         Ok(Tokens { ids, total })
+    }
+
+    /// The ids of a text without special tokens, all of them.
+    ///
+    /// # Errors
+    /// When the text is longer than [`MAX_TEXT_BYTES`].
+    pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        check_length(text)?;
+        let encoding = self.inner.encode_fast(text, false).map_err(TokenizerError::Encode)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of two texts joined by the tokenizer's rule for pairs. If they are more than
+    /// `max_tokens`, the longer text loses its last tokens; if both are longer than half of the room,
+    /// they share it evenly (`longest_first`).
+    ///
+    /// # Errors
+    /// When a text is longer than [`MAX_TEXT_BYTES`], or `max_tokens` leaves no room for the special
+    /// tokens.
+    pub fn encode_pair(
+        &self,
+        first: &str,
+        second: &str,
+        max_tokens: usize,
+    ) -> Result<PairTokens, TokenizerError> {
+        let needed = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
+        let Some(room) = max_tokens.checked_sub(needed) else {
+            return Err(TokenizerError::TooFewTokens { found: max_tokens, needed });
+        };
+        let encode = |text| {
+            check_length(text)?;
+            self.inner.encode_fast(text, false).map_err(TokenizerError::Encode)
+        };
+        let (mut first, mut second) = (encode(first)?, encode(second)?);
+        let total = needed + first.len() + second.len();
+        let (n_first, n_second) = longest_first(first.len(), second.len(), room);
+        first.truncate(n_first, 0, TruncationDirection::Right);
+        second.truncate(n_second, 0, TruncationDirection::Right);
+        second.set_type_ids(vec![1; second.len()]);
+        let pair = self.inner.post_process(first, Some(second), true);
+        let pair = pair.map_err(TokenizerError::Encode)?;
+        Ok(PairTokens { ids: pair.get_ids().to_vec(), types: pair.get_type_ids().to_vec(), total })
     }
 
     /// The ids of many texts, in their order, one error per text that has one.
@@ -165,6 +264,37 @@ impl Tokenizer {
     ) -> Vec<Result<Tokens, TokenizerError>> {
         texts.par_iter().map(|text| self.encode(text.as_ref(), max_tokens)).collect()
     }
+}
+
+/// The unknown token's id where the model names the token.
+fn unknown_id(inner: &tokenizers::Tokenizer) -> Option<u32> {
+    let name = match inner.get_model() {
+        ModelWrapper::WordPiece(model) => Some(&model.unk_token),
+        ModelWrapper::WordLevel(model) => Some(&model.unk_token),
+        ModelWrapper::BPE(model) => model.unk_token.as_ref(),
+        ModelWrapper::Unigram(_) => None,
+    };
+    inner.token_to_id(name?)
+}
+
+fn check_length(text: &str) -> Result<(), TokenizerError> {
+    if text.len() > MAX_TEXT_BYTES {
+        let (found, limit) = (text.len(), MAX_TEXT_BYTES);
+        return Err(TokenizerError::TextTooLong { found, limit });
+    }
+    Ok(())
+}
+
+/// How many tokens two texts keep of `room`: the shorter one all of its own unless it needs more than
+/// half.
+fn longest_first(first: usize, second: usize, room: usize) -> (usize, usize) {
+    let shorter = first.min(second);
+    let (less, more) = match first + second {
+        all if all <= room => return (first, second),
+        _ if 2 * shorter <= room => (shorter, room - shorter),
+        _ => (room / 2, room - room / 2),
+    };
+    if first > second { (more, less) } else { (less, more) }
 }
 
 fn default_padding(inner: &tokenizers::Tokenizer, probe: &[u32]) -> PaddingParams {

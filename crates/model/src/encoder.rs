@@ -64,6 +64,13 @@ enum HeadStep {
     Norm(Norm, f32),
 }
 
+/// Where the sequences of a batch lie, and how many tokens of each, from its first, are looked at.
+#[derive(Clone, Copy)]
+struct Sight<'a> {
+    offsets: &'a Arc<[usize]>,
+    visible: Option<&'a Arc<[usize]>>,
+}
+
 impl Encoder {
     pub(crate) fn declare(spec: &EncoderSpec, layout: &mut Layout) -> Self {
         let (d, norm) = (spec.width, spec.norm);
@@ -104,17 +111,18 @@ impl Encoder {
         self.finish(exec, &x, &Sequences::of_tokens(batch), observe)
     }
 
-    /// One vector per token, for late interaction.
+    /// One vector per kept token, for late interaction.
     ///
     /// # Shapes
-    /// Result: `[t, e]`.
+    /// `kept`: `k` places in the batch, result: `[k, e]`.
     pub(crate) fn embed_each_token(
         &self,
         exec: &Exec<'_>,
         batch: &TokenBatch,
+        kept: &Arc<[usize]>,
         observe: Observe<'_>,
     ) -> Tensor {
-        let mut x = self.read_ids(exec, batch, observe);
+        let mut x = exec.pick_rows(&self.read_ids(exec, batch, observe), kept); // [k, d]
         if let Some(norm) = self.output_norm {
             x = self.norm(exec, &x, norm);
         }
@@ -150,7 +158,8 @@ impl Encoder {
             unreachable!("text towers are checked to embed tokens")
         };
         let x = exec.embed_tokens(batch, tables, self.spec.width); // [t, d]
-        self.layers(exec, x, &batch.offsets, observe)
+        let sight = Sight { offsets: &batch.offsets, visible: batch.visible.as_ref() };
+        self.layers(exec, x, sight, observe)
     }
 
     /// # Shapes
@@ -170,7 +179,8 @@ impl Encoder {
         let x = exec.image_tokens(&patches, shape.batch, class, positions); // [b·t, d]
         let per_image = x.rows() / shape.batch;
         let sequences = Sequences::of_images(shape.batch, per_image, class.is_some());
-        let x = self.layers(exec, x, sequences.offsets(), observe);
+        let sight = Sight { offsets: sequences.offsets(), visible: None };
+        let x = self.layers(exec, x, sight, observe);
         self.finish(exec, &x, &sequences, observe)
     }
 
@@ -178,7 +188,7 @@ impl Encoder {
         &self,
         exec: &Exec<'_>,
         mut x: Tensor,
-        offsets: &Arc<[usize]>,
+        sight: Sight<'_>,
         observe: Observe<'_>,
     ) -> Tensor {
         if let Some(norm) = self.input_norm {
@@ -186,7 +196,7 @@ impl Encoder {
         }
         observe("hidden.0", &x);
         for (i, block) in self.blocks.iter().enumerate() {
-            let at = (i, offsets);
+            let at = (i, sight);
             x = match self.spec.norm.placement {
                 NormPlacement::Pre => self.pre_norm_block(exec, block, &x, at),
                 NormPlacement::Post => self.post_norm_block(exec, block, &x, at),
@@ -224,7 +234,7 @@ impl Encoder {
         exec: &Exec<'_>,
         b: &Block,
         x: &Tensor,
-        at: (usize, &Arc<[usize]>),
+        at: (usize, Sight<'_>),
     ) -> Tensor {
         let normed = b.attention_norm.map_or_else(|| x.clone(), |n| self.norm(exec, x, n));
         let x = add_scaled(exec, x, self.attend(exec, b, &normed, at), b.attention_scale);
@@ -237,7 +247,7 @@ impl Encoder {
         exec: &Exec<'_>,
         b: &Block,
         x: &Tensor,
-        at: (usize, &Arc<[usize]>),
+        at: (usize, Sight<'_>),
     ) -> Tensor {
         let sum = add_scaled(exec, x, self.attend(exec, b, x, at), b.attention_scale);
         let x = b.attention_norm.map_or_else(|| sum.clone(), |n| self.norm(exec, &sum, n));
@@ -250,17 +260,18 @@ impl Encoder {
         exec: &Exec<'_>,
         b: &Block,
         x: &Tensor,
-        (layer, offsets): (usize, &Arc<[usize]>),
+        (layer, sight): (usize, Sight<'_>),
     ) -> Tensor {
         let mut qkv = exec.linear(x, b.qkv, Activation::Identity); // [t, 3d]
         let (table, reach) = self.places.of_layer(layer);
         if let Some(table) = table {
-            qkv = exec.rotate(&qkv, offsets, table);
+            qkv = exec.rotate(&qkv, sight.offsets, table);
         }
         let rule = &self.spec.attention;
         let bias = self.places.bias();
-        let spec = AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias };
-        let mut mixed = exec.attention(&qkv, offsets, spec); // [t, d]
+        let visible = sight.visible.cloned();
+        let spec = AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias, visible };
+        let mut mixed = exec.attention(&qkv, sight.offsets, spec); // [t, d]
         if let Some(norm) = b.inner_norm {
             mixed = self.norm(exec, &mixed, norm);
         }

@@ -26,6 +26,23 @@ pub enum ModelErrorKind {
          or `layers.json` (Keras MobileNet)"
     )]
     UnknownLayout,
+    /// A folder without a model that ranks.
+    #[error(
+        "no reranker: expected a `config.json` with an architecture `…ForSequenceClassification`, or the \
+         layout of PyLate or of Stanford's ColBERT"
+    )]
+    NoReranker,
+    /// A classifier of pairs.
+    #[error("this cross-encoder gives {0} scores per pair, ranking needs one")]
+    SeveralScores(usize),
+    /// A model for something else than embedding.
+    #[error("this is {found}, which gives no embeddings; use it with `{way}`")]
+    OtherUse {
+        /// What it is.
+        found: &'static str,
+        /// The command for it.
+        way: &'static str,
+    },
     /// Pickled weights run code when read; they are refused.
     #[error(
         "`{}` is a pickle, which can run code; convert it to safetensors with the library that made it",
@@ -86,11 +103,19 @@ pub enum ModelErrorKind {
         expected: Vec<usize>,
     },
     /// A tensor has a number type this build does not read.
-    #[error("tensor `{name}` has type {found}, this build reads F32, F16 and BF16")]
+    #[error("tensor `{name}` has type {found}, this build reads F64, F32, F16, BF16 and I8")]
     NumberType {
         /// The tensor.
         name: String,
         /// The type found.
+        found: String,
+    },
+    /// A tensor that should hold row numbers does not.
+    #[error("tensor `{name}` ({found}) is no list of row numbers, or one is out of range")]
+    Indices {
+        /// The tensor.
+        name: String,
+        /// Its type.
         found: String,
     },
     /// A tensor holds NaN or infinity.

@@ -8,9 +8,11 @@
 //! [`EncoderSpec`], and a name map from its tensor names to ours.
 
 mod checkpoint;
+mod cross_encoder;
 mod encoder;
 mod error;
 pub mod families;
+mod late_interaction;
 mod layout;
 mod long_text;
 mod matryoshka;
@@ -26,7 +28,9 @@ mod weight_file;
 mod weights;
 
 pub use checkpoint::{CHECKPOINT_FORMAT, CHECKPOINT_VERSION};
+pub use cross_encoder::{CrossEncoder, open_reranker};
 pub use error::{ModelError, ModelErrorKind};
+pub use late_interaction::{LateInteraction, TokenVectors};
 pub use long_text::LongText;
 pub use matryoshka::Matryoshka;
 pub use model::{Card, Model, ModelParts, ModelSpec};
@@ -35,6 +39,6 @@ pub use spec::{
     MobileNetSpec, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, Rotary, RotaryAxes,
     ScoreBias,
 };
-pub use tower::{ImageTower, Observe, TextTower};
+pub use tower::{ImageTower, Observe, Rows, Sequence, SequenceTower, TextTower};
 pub use weight_file::Weights;
 pub use weights::{NameMap, Source};

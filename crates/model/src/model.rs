@@ -9,7 +9,10 @@ use std::{
 use conjoin_core::{
     EmbedError, Embedder, Embeddings, Modality, Task, TextEmbeddings, TokenUse, Tower, hash_bytes,
 };
-use conjoin_input::{ImageLimits, InputContract, Pixels, TextContract, Tokenizer, Tokens, decode};
+use conjoin_input::{
+    BareTokens, ImageLimits, InputContract, MAX_TEXT_BYTES, Pixels, TextContract, Tokenizer,
+    Tokens, decode,
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -228,7 +231,14 @@ impl Model {
                 expected: "the mean of all tokens, for late chunking".to_owned(),
             });
         }
-        self.long_text = long_text;
+        match self.spec.contract.text.as_mut().filter(|text| text.bare.is_some()) {
+            // A table reads a text of any length at once.
+            Some(text) if long_text != LongText::Cut => {
+                text.max_tokens = MAX_TEXT_BYTES;
+                text.bare = text.bare.map(|bare| BareTokens { max_chars: None, ..bare });
+            }
+            Some(_) | None => self.long_text = long_text,
+        }
         Ok(self)
     }
 
@@ -267,7 +277,7 @@ impl Model {
     }
 }
 
-fn unreadable(
+pub(crate) fn unreadable(
     modality: Modality,
     source: impl std::error::Error + Send + Sync + 'static,
 ) -> EmbedError {

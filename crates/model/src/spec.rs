@@ -386,6 +386,12 @@ impl EncoderSpec {
         }
     }
 
+    /// Whether a text without tokens has an embedding: zeros, the mean of no rows of a table.
+    #[must_use]
+    pub fn reads_nothing(&self) -> bool {
+        self.layers == 0 && self.pooling == Pooling::Mean
+    }
+
     /// Adds a linear layer without bias into a space of another width.
     #[must_use]
     pub fn projected(mut self, width: usize) -> Self {

@@ -2,6 +2,8 @@
 //!
 //! In:  token ids or prepared pixels. Out: unit vectors `[b, e]`, and gradients of the parameters.
 
+mod sequence;
+
 use std::sync::Arc;
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
@@ -16,6 +18,8 @@ use crate::{
     reference::Executor,
     weights::{self, NameMap},
 };
+
+pub use sequence::{Rows, Sequence, SequenceTower};
 
 /// Is told each intermediate by name (`hidden.3`, `pooled`); parity tests listen, nothing else does.
 pub type Observe<'a> = &'a mut dyn FnMut(&str, &Tensor);
@@ -121,9 +125,10 @@ impl TextTower {
     /// As [`Tower::embed`].
     pub(crate) fn token_states(&self, inputs: &[&Vec<u32>]) -> Result<Vec<Embeddings>, TowerError> {
         let mut all = Vec::with_capacity(inputs.len());
-        for pass in Self::passes(inputs).into_iter().filter(|p| !p.is_empty()) {
+        for pass in Self::passes(inputs, Vec::len) {
             let exec = Exec::inferring(&self.parameters, &self.pool);
-            let states = self.encoder.token_states(&exec, &self.batch(pass)?);
+            let ids: Vec<&[u32]> = pass.iter().map(|ids| ids.as_slice()).collect();
+            let states = self.encoder.token_states(&exec, &self.batch(&ids)?);
             let mut start = 0;
             for ids in pass {
                 let values =
@@ -151,27 +156,29 @@ impl TextTower {
         inputs: &[&Vec<u32>],
         observe: Observe<'_>,
     ) -> Result<Tensor, TowerError> {
-        Ok(self.encoder.embed_ids(exec, &self.batch(inputs)?, observe))
+        let ids: Vec<&[u32]> = inputs.iter().map(|ids| ids.as_slice()).collect();
+        Ok(self.encoder.embed_ids(exec, &self.batch(&ids)?, observe))
     }
 
-    fn batch(&self, inputs: &[&Vec<u32>]) -> Result<TokenBatch, TowerError> {
+    fn batch(&self, inputs: &[&[u32]]) -> Result<TokenBatch, TowerError> {
         self.check(inputs)?;
         let ids: Arc<[u32]> = inputs.iter().flat_map(|ids| ids.iter().copied()).collect();
         let mut offsets = vec![0];
         for ids in inputs {
             offsets.push(offsets[offsets.len() - 1] + ids.len());
         }
-        Ok(TokenBatch { ids, types: None, offsets: offsets.into() })
+        Ok(TokenBatch { ids, types: None, offsets: offsets.into(), visible: None })
     }
 
-    fn check(&self, inputs: &[&Vec<u32>]) -> Result<(), TowerError> {
+    fn check(&self, inputs: &[&[u32]]) -> Result<(), TowerError> {
         let EncoderInput::Tokens { vocabulary, max_tokens, .. } = self.spec().input else {
             unreachable!("checked when the tower was built")
         };
         for (index, ids) in inputs.iter().enumerate() {
-            if ids.is_empty() || ids.len() > max_tokens {
+            let fewest = usize::from(!self.spec().reads_nothing());
+            if !(fewest..=max_tokens).contains(&ids.len()) {
                 let found = format!("{} tokens", ids.len());
-                let expected = format!("1 to {max_tokens} tokens");
+                let expected = format!("{fewest} to {max_tokens} tokens");
                 return Err(TowerError::InputSize { index, found, expected });
             }
             if let Some(&id) = ids.iter().find(|id| **id as usize >= vocabulary) {
@@ -182,16 +189,18 @@ impl TextTower {
     }
 
     /// Cuts `inputs` into passes of about [`ROWS_PER_PASS`] tokens.
-    fn passes<'a, 'b>(inputs: &'a [&'b Vec<u32>]) -> Vec<&'a [&'b Vec<u32>]> {
+    fn passes<'a, 'b, T>(inputs: &'a [&'b T], n_tokens: impl Fn(&T) -> usize) -> Vec<&'a [&'b T]> {
         let (mut passes, mut start, mut tokens) = (Vec::new(), 0, 0);
-        for (i, ids) in inputs.iter().enumerate() {
-            if tokens + ids.len() > ROWS_PER_PASS && i > start {
+        for (i, input) in inputs.iter().enumerate() {
+            let n = n_tokens(input);
+            if tokens + n > ROWS_PER_PASS && i > start {
                 passes.push(&inputs[start..i]);
                 (start, tokens) = (i, 0);
             }
-            tokens += ids.len();
+            tokens += n;
         }
         passes.push(&inputs[start..]);
+        passes.retain(|pass| !pass.is_empty());
         passes
     }
 }
@@ -340,7 +349,7 @@ impl Tower for TextTower {
 
     fn embed(&self, inputs: &[&Vec<u32>]) -> Result<Embeddings, TowerError> {
         let mut all = Embeddings::zeros(0, self.width());
-        for pass in Self::passes(inputs).into_iter().filter(|p| !p.is_empty()) {
+        for pass in Self::passes(inputs, Vec::len) {
             let exec = Exec::inferring(&self.parameters, &self.pool);
             all.append(&rows(&self.forward(&exec, pass, &mut ignore)?));
         }

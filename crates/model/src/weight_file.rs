@@ -141,12 +141,17 @@ impl Weights {
             let (start, end) = info.data_offsets;
             let range = start + header + 8..end + header + 8;
             let (dtype, shape) = (info.dtype, info.shape.clone());
-            let stored = Stored { file: file.clone(), dtype, shape, range };
-            if self.tensors.insert(name.clone(), stored).is_some() {
-                return Err(ModelErrorKind::DoubleTensor(name));
-            }
+            self.insert(todays_name(name), Stored { file: file.clone(), dtype, shape, range })?;
         }
         self.files.push(file);
+        Ok(())
+    }
+
+    fn insert(&mut self, name: String, stored: Stored) -> Result<(), ModelErrorKind> {
+        if self.tensors.contains_key(&name) {
+            return Err(ModelErrorKind::DoubleTensor(name));
+        }
+        self.tensors.insert(name, stored);
         Ok(())
     }
 
@@ -156,10 +161,7 @@ impl Weights {
     /// When a name is there already.
     pub(crate) fn join(&mut self, other: Self, prefix: &str) -> Result<(), ModelErrorKind> {
         for (name, stored) in other.tensors {
-            let name = format!("{prefix}{name}");
-            if self.tensors.insert(name.clone(), stored).is_some() {
-                return Err(ModelErrorKind::DoubleTensor(name));
-            }
+            self.insert(format!("{prefix}{name}"), stored)?;
         }
         self.files.extend(other.files);
         Ok(())
@@ -237,6 +239,28 @@ impl Weights {
         }
     }
 
+    /// A vector of whole numbers, none of them negative.
+    ///
+    /// # Errors
+    /// When it is missing or holds something else.
+    pub fn indices(&self, name: &str) -> Result<Vec<usize>, ModelErrorKind> {
+        let stored = self.stored(name)?;
+        let data = &stored.file.get()[stored.range.clone()];
+        let wrong = || {
+            let (name, found) = (name.to_owned(), format!("{:?}", stored.dtype));
+            ModelErrorKind::Indices { name, found }
+        };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the crate's list of types is open")]
+        let numbers: Vec<i64> = match stored.dtype {
+            Dtype::I64 => data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+            Dtype::I32 => {
+                data.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect()
+            }
+            _ => return Err(wrong()),
+        };
+        numbers.into_iter().map(|n| usize::try_from(n).map_err(|_| wrong())).collect()
+    }
+
     fn stored(&self, name: &str) -> Result<&Stored, ModelErrorKind> {
         self.tensors.get(name).ok_or_else(|| ModelErrorKind::MissingTensor(name.to_owned()))
     }
@@ -254,12 +278,23 @@ impl Stored {
             Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::F16 => widened(data, |bits| f16::from_bits(bits).to_f32()),
             Dtype::BF16 => widened(data, |bits| bf16::from_bits(bits).to_f32()),
+            Dtype::F64 => {
+                data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect()
+            }
+            Dtype::I8 => data.iter().map(|b| f32::from(b.cast_signed())).collect(),
             other => {
                 let (name, found) = (name.to_owned(), format!("{other:?}"));
                 return Err(ModelErrorKind::NumberType { name, found });
             }
         })
     }
+}
+
+/// The oldest files name a norm's weight and bias as their paper does.
+fn todays_name(name: String) -> String {
+    let renamed = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
+    let today = |(old, new)| name.strip_suffix(old).map(|start| format!("{start}{new}"));
+    renamed.into_iter().find_map(today).unwrap_or(name)
 }
 
 /// Whether the bytes are numbers of this machine where they lie.

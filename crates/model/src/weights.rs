@@ -20,6 +20,16 @@ pub enum Source {
     Same(String),
     /// Tensors one below the other (separate Q, K, V to our fused rows).
     Rows(Vec<String>),
+    /// A table with a row per token, made of fewer: row `mapping[i]` of `table` times `factors[i]`
+    /// (model2vec's quantised vocabularies).
+    TokenRows {
+        /// The rows.
+        table: String,
+        /// Which row each token has; its own where there is none.
+        mapping: Option<String>,
+        /// What each token's row is multiplied with.
+        factors: Option<String>,
+    },
     /// The rows of a matrix from this one on (positions that begin behind the padding's).
     RowsFrom(String, usize),
     /// These rows of a tensor (queries of fused rows).
@@ -181,6 +191,11 @@ impl Source {
             Self::Adapted { base, task, scaling } => {
                 Self::Adapted { base: put(base), task, scaling }
             }
+            Self::TokenRows { table, mapping, factors } => Self::TokenRows {
+                table: put(table),
+                mapping: mapping.map(put),
+                factors: factors.map(put),
+            },
             Self::Transposed(name) => Self::Transposed(put(name)),
             Self::Flattened(name) => Self::Flattened(put(name)),
             Self::PatchKernel(name) => Self::PatchKernel(put(name)),
@@ -203,6 +218,13 @@ impl Source {
             Self::Adapted { base, .. } => {
                 ["original", "0.lora_A", "0.lora_B"].map(|part| format!("{base}.{part}")).to_vec()
             }
+            Self::TokenRows { table, mapping, factors } => {
+                [Some(table), mapping.as_ref(), factors.as_ref()]
+                    .into_iter()
+                    .flatten()
+                    .cloned()
+                    .collect()
+            }
             Self::NormScale(prefix) | Self::NormShift(prefix) => {
                 ["gamma", "beta", "moving_mean", "moving_variance"]
                     .map(|part| format!("{prefix}/{part}"))
@@ -220,6 +242,11 @@ impl Source {
             Self::Span(name, rows) => computed(span(name, tensor(name)?, rows)?),
             Self::Adapted { base, task, scaling } => {
                 computed(adapted(weights, base, *task, *scaling)?)
+            }
+            Self::TokenRows { table, mapping, factors } => {
+                let mapping = mapping.as_deref().map(|name| (name, weights.indices(name)));
+                let factors = factors.as_ref().map(tensor).transpose()?;
+                token_rows(tensor(table)?, mapping, factors)?
             }
             Self::Transposed(name) => computed(transpose(&tensor(name)?)),
             Self::Flattened(name) => flatten(tensor(name)?),
@@ -248,6 +275,43 @@ fn stack(file: &Weights, names: &[String]) -> Result<(Vec<usize>, Vec<f32>), Mod
         values.extend_from_slice(&part);
     }
     Ok((shape, values))
+}
+
+/// See [`Source::TokenRows`].
+fn token_rows(
+    (shape, rows): Tensor,
+    mapping: Option<(&str, Result<Vec<usize>, ModelErrorKind>)>,
+    factors: Option<Tensor>,
+) -> Result<Tensor, ModelErrorKind> {
+    let n_rows = shape.first().copied().unwrap_or(0);
+    let width = rows.len() / n_rows.max(1);
+    let mapping = match mapping {
+        None if factors.is_none() => return Ok((shape, rows)),
+        None => (0..n_rows).collect(),
+        Some((name, mapping)) => {
+            let mapping = mapping?;
+            if let Some(row) = mapping.iter().find(|row| **row >= n_rows) {
+                let (name, found) = (name.to_owned(), format!("row {row} of {n_rows}"));
+                return Err(ModelErrorKind::Indices { name, found });
+            }
+            mapping
+        }
+    };
+    let factors = match factors {
+        None => vec![1.0; mapping.len()],
+        Some((shape, _)) if shape != [mapping.len()] => {
+            let (name, expected) = ("weights".to_owned(), vec![mapping.len()]);
+            return Err(ModelErrorKind::Shape { name, found: shape, expected });
+        }
+        Some((_, factors)) => factors.to_vec(),
+    };
+    let tokens = mapping.iter().zip(&factors);
+    let values: Vec<f32> = tokens
+        .flat_map(|(row, factor)| {
+            rows[row * width..(row + 1) * width].iter().map(move |v| v * factor)
+        })
+        .collect();
+    Ok(computed((vec![mapping.len(), width], values)))
 }
 
 fn rows_from((mut shape, x): Tensor, first: usize) -> (Vec<usize>, Vec<f32>) {

@@ -64,7 +64,7 @@ fn model_of(spec: &EncoderSpec, max_tokens: usize) -> Model {
     let vocab: String =
         ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"].map(|t| format!("{t}\n")).concat();
     let prompts = BTreeMap::from([("query".to_owned(), "a ".to_owned())]);
-    let text = TextContract { max_tokens, padded: false, prompts };
+    let text = TextContract { max_tokens, padded: false, bare: None, prompts };
     let model = ModelSpec {
         text: Some(spec.clone()),
         image: None,

@@ -7,6 +7,7 @@ mod doctor;
 mod embed;
 mod eval;
 mod index;
+mod rerank;
 mod search;
 mod serve;
 mod train;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command, console: &Console, stop: &Stop) -> Result<Ou
         Command::Eval(args) => eval::run(&args, console, stop),
         Command::Embed(args) => embed::run(&args, console, stop),
         Command::Index(args) => index::run(&args, console, stop),
+        Command::Rerank(args) => rerank::run(&args, console, stop),
         Command::Search(args) => search::run(&args, console, stop),
         Command::Doctor(args) => doctor::run(&args, console, stop),
         Command::Serve(args) => serve::run(&args, console, stop),

@@ -4,8 +4,8 @@ use std::{net::TcpListener, process::Stdio};
 
 use crate::support::{beside, command, conjoin, run, trained};
 
-const COMMANDS: [&str; 9] =
-    ["demo", "adapt", "curate", "train", "eval", "embed", "index", "search", "serve"];
+const COMMANDS: [&str; 10] =
+    ["demo", "adapt", "curate", "train", "eval", "embed", "index", "search", "rerank", "serve"];
 
 #[test]
 fn every_command_explains_itself() {

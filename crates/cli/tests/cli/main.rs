@@ -9,5 +9,6 @@ mod hub;
 mod hub_server;
 mod interrupt;
 mod models;
+mod rerank;
 mod support;
 mod whole_loop;

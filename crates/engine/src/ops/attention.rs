@@ -57,13 +57,16 @@ pub struct AttentionSpec {
     pub reach: Option<usize>,
     /// What is added to the scores.
     pub bias: Option<DistanceBias>,
+    /// How many tokens of each sequence, from its first, are seen by others and itself; all of them
+    /// when there are no numbers. A token that sees none gets zeros.
+    pub visible: Option<Arc<[usize]>>,
 }
 
 impl AttentionSpec {
     /// Attention to all tokens of the mask, without a bias.
     #[must_use]
     pub fn plain(heads: usize, mask: Mask) -> Self {
-        Self { heads, mask, reach: None, bias: None }
+        Self { heads, mask, reach: None, bias: None, visible: None }
     }
 }
 
@@ -114,11 +117,14 @@ impl Exec<'_> {
     /// `offsets`: `b + 1` positions, result: `[t, d]`.
     ///
     /// # Panics
-    /// When the heads do not divide the width or the offsets do not cover the tokens.
+    /// When the heads do not divide the width, the offsets do not cover the tokens, or the visible
+    /// tokens are told of another number of sequences.
     #[must_use]
     pub fn attention(&self, qkv: &Tensor, offsets: &Arc<[usize]>, spec: AttentionSpec) -> Tensor {
         assert_eq!(qkv.cols() % (3 * spec.heads), 0, "heads divide the width");
         assert_eq!(offsets[offsets.len() - 1], qkv.rows(), "offsets cover the tokens");
+        let n_visible = spec.visible.as_ref().map_or(offsets.len() - 1, |v| v.len());
+        assert_eq!(n_visible, offsets.len() - 1, "a number of visible tokens per sequence");
         let longest = offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(1);
         let bias = spec.bias.as_ref().map(|b| ByDistance::of(b, spec.heads, longest, self));
         let learned: Vec<_> = spec.bias.iter().filter_map(DistanceBias::parameter).collect();
@@ -192,6 +198,8 @@ struct Unit<'a> {
     d: usize,
     mask: Mask,
     reach: usize,
+    /// Tokens that are seen, from the first.
+    visible: usize,
     /// The numbers of this head by distance, and the longest sequence they are made for.
     bias: Option<(&'a [f32], usize)>,
 }
@@ -201,8 +209,10 @@ impl Work {
         let (heads, d) = (self.spec.heads, self.d);
         let sequences = self.offsets.windows(2);
         sequences
-            .flat_map(|s| {
+            .enumerate()
+            .flat_map(|(i, s)| {
                 let (start, t) = (s[0], s[1] - s[0]);
+                let visible = self.spec.visible.as_ref().map_or(t, |visible| visible[i].min(t));
                 (0..heads).map(move |head| Unit {
                     start,
                     t,
@@ -211,6 +221,7 @@ impl Work {
                     d,
                     mask: self.spec.mask,
                     reach: self.spec.reach.unwrap_or(t),
+                    visible,
                     bias: self.bias.as_ref().map(|b| (b.head(head), b.n)),
                 })
             })
@@ -295,7 +306,8 @@ impl Unit<'_> {
             Mask::Bidirectional => i.saturating_add(self.reach),
             Mask::Causal => i,
         };
-        i.saturating_sub(self.reach)..last.saturating_add(1).min(self.t)
+        let end = last.saturating_add(1).min(self.visible);
+        i.saturating_sub(self.reach).min(end)..end
     }
 
     fn scale(&self) -> f32 {

@@ -31,6 +31,8 @@ pub struct TokenBatch {
     pub types: Option<Arc<[u32]>>,
     /// `b + 1` ascending positions from 0 to `t`.
     pub offsets: Arc<[usize]>,
+    /// How many tokens of each sequence, from its first, attention sees; all where there are none.
+    pub visible: Option<Arc<[usize]>>,
 }
 
 impl TokenBatch {
@@ -54,18 +56,18 @@ impl Exec<'_> {
         let tokens = self.value(tables.tokens);
         let positions = tables.positions.map(|p| self.value(p));
         let types = tables.types.map(|t| self.value(t));
-        vectorize(|| {
-            for sequence in offsets.windows(2) {
-                let (start, end) = (sequence[0], sequence[1]);
-                let out = y.as_mut()[start * d..end * d].chunks_exact_mut(d);
-                for ((position, out), &id) in out.enumerate().zip(&ids[start..end]) {
-                    out.copy_from_slice(row(tokens, id as usize, d));
-                    if let Some(positions) = positions {
-                        simd::add_assign(out, row(positions, position, d));
-                    }
-                    if let Some(types) = types {
-                        simd::add_assign(out, row(types, batch.type_of(start + position), d));
-                    }
+        simd::for_row_blocks(y.as_mut(), d, |first, y| {
+            let mut sequence = offsets.partition_point(|start| *start <= first).max(1) - 1;
+            for (token, out) in (first..).zip(y.chunks_exact_mut(d)) {
+                while token >= offsets[sequence + 1] {
+                    sequence += 1;
+                }
+                out.copy_from_slice(row(tokens, ids[token] as usize, d));
+                if let Some(positions) = positions {
+                    simd::add_assign(out, row(positions, token - offsets[sequence], d));
+                }
+                if let Some(types) = types {
+                    simd::add_assign(out, row(types, batch.type_of(token), d));
                 }
             }
         });

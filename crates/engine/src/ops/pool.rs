@@ -12,16 +12,16 @@ use crate::{
 };
 
 impl Exec<'_> {
-    /// The mean of each span of rows.
+    /// The mean of each span of rows; zeros for an empty one.
     ///
     /// # Shapes
     /// `x`: `[t, d]`; `spans`: `b` of them; result: `[b, d]`.
     ///
     /// # Panics
-    /// When a span is empty or outside `x`.
+    /// When a span is outside `x`.
     #[must_use]
     pub fn mean_rows(&self, x: &Tensor, spans: &Arc<[Range<usize>]>) -> Tensor {
-        assert!(spans.iter().all(|s| s.start < s.end && s.end <= x.rows()), "spans of rows");
+        assert!(spans.iter().all(|s| s.start <= s.end && s.end <= x.rows()), "spans of rows");
         let (d, values) = (x.cols(), x.values());
         let mut y = self.take(spans.len() * d);
         simd::for_row_blocks(y.as_mut(), d, |first, y| {
@@ -61,7 +61,7 @@ fn mean(y: &mut [f32], rows: &[f32]) {
     let d = y.len();
     y.fill(0.0);
     rows.chunks_exact(d).for_each(|row| simd::add_assign(y, row));
-    let share = d as f32 / rows.len() as f32;
+    let share = d as f32 / rows.len().max(1) as f32;
     y.iter_mut().for_each(|y| *y *= share);
 }
 
@@ -76,7 +76,7 @@ impl Backward for MeanRows {
         let d = self.x.cols();
         let mut dx = cx.pool().zeros(self.x.values().len());
         for (span, dy) in self.spans.iter().zip(dy.as_ref().chunks_exact(d)) {
-            let share = 1.0 / span.len() as f32;
+            let share = 1.0 / span.len().max(1) as f32;
             for dx in dx.as_mut()[span.start * d..span.end * d].chunks_exact_mut(d) {
                 dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy * share);
             }

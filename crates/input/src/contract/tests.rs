@@ -22,6 +22,7 @@ fn opens_v1_contract() {
     let text = TextContract {
         max_tokens: 77,
         padded: false,
+        bare: None,
         prompts: [("query".to_owned(), "query: ".to_owned())].into(),
     };
     let expected = InputContract { text: Some(text), image: Some(ImageContract::clip(64)) };
@@ -81,4 +82,21 @@ fn pads_where_the_model_reads_its_padding() {
     assert_eq!(ids(&text, "red"), Tokens { ids: vec![2, 5, 3, 0, 0], total: 3 });
     let long = ids(&text, "red shoe red shoe");
     assert_eq!(long, Tokens { ids: vec![2, 5, 6, 5, 3], total: 6 });
+}
+
+#[test]
+fn bare_tokens_are_cut_by_characters_then_by_number_then_lose_the_unknown() {
+    let vocab = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nred\nshoe\n";
+    let tokenizer = Tokenizer::from_wordpiece(vocab).unwrap();
+    let bare = |skip_unknown, max_chars| {
+        let mut text = stored().text.unwrap();
+        text.max_tokens = 3;
+        text.bare = Some(BareTokens { skip_unknown, max_chars });
+        text.encode(&tokenizer, "red ? shoe red").unwrap()
+    };
+    assert_eq!(bare(false, None), Tokens { ids: vec![5, 1, 6], total: 4 });
+    assert_eq!(bare(true, None), Tokens { ids: vec![5, 6], total: 3 });
+    // "red ? sho": the last word is cut and unknown.
+    assert_eq!(bare(true, Some(9)), Tokens { ids: vec![5], total: 3 });
+    assert_eq!(bare(false, Some(0)), Tokens { ids: vec![], total: 4 });
 }

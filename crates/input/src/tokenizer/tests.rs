@@ -144,3 +144,46 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pair_has_types_and_loses_the_end_of_the_longer_text() {
+    let pair = |max_tokens| small().encode_pair("a cats", "on mat . a", max_tokens).unwrap();
+    let whole = pair(10);
+    assert_eq!(whole.ids, [2, 5, 6, 7, 3, 8, 9, 10, 5, 3]);
+    assert_eq!(whole.types, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]);
+    assert_eq!(whole.total, 10);
+    assert_eq!(pair(9).ids, [2, 5, 6, 7, 3, 8, 9, 10, 3]);
+    // Both need more than half of six: three each.
+    assert_eq!(pair(8).ids, [2, 5, 6, 3, 8, 9, 10, 3]);
+    assert_eq!(pair(8).total, 10);
+    assert_eq!(pair(3).ids, [2, 3, 3]);
+    let error = small().encode_pair("a", "a", 2).unwrap_err().to_string();
+    assert_eq!(error, "2 tokens allowed, the special tokens alone are 3");
+    assert_eq!(small().encode_pair("a", "", 9).unwrap().ids, [2, 5, 3, 3]);
+}
+
+proptest! {
+    #[test]
+    fn prop_longest_first_fills_the_room_as_the_reference_does(a in 0..40_usize, b in 0..40_usize, room in 1..50_usize) {
+        let (x, y) = longest_first(a, b, room);
+        prop_assert!(x <= a && y <= b && x + y <= room.max(0));
+        prop_assert_eq!(x + y, (a + b).min(room));
+        let mut encodings = [a, b].map(|n| {
+            Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0)); n], 0)
+        });
+        let params = tokenizers::TruncationParams { max_length: room, ..Default::default() };
+        let [first, second] = std::mem::take(&mut encodings);
+        let (first, second) = tokenizers::truncate_encodings(first, Some(second), &params).unwrap();
+        prop_assert_eq!((x, y), (first.len(), second.unwrap().len()));
+    }
+}
+
+#[test]
+fn knows_its_unknown_token_and_the_middle_length() {
+    assert_eq!(small().unknown_id(), Some(1));
+    assert_eq!(small().id_of("cat"), Some(6));
+    // 5 5 5 5 6 1 3 3 2 3 1 sorted: 1 1 2 3 3 3 5 5 5 5 6.
+    assert_eq!(small().median_token_chars(), 3);
+    assert_eq!(small().encode_bare("a dog").unwrap(), [5, 1]);
+    assert_eq!(small().stored_limit(), None);
+}

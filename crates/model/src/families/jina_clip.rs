@@ -50,7 +50,7 @@ pub(crate) fn plan(folder: &Path, log: &Log, options: &Options) -> Result<Plan, 
     }
     let prompts = text.prompts;
     let contract = InputContract {
-        text: Some(TextContract { max_tokens, padded: false, prompts }),
+        text: Some(TextContract { max_tokens, padded: false, bare: None, prompts }),
         image: Some(image_contract(folder, &image.spec, log)?),
     };
     let mut unused = vec!["logit_scale".to_owned()];

@@ -8,9 +8,12 @@
 
 pub mod bert;
 pub mod clip;
+pub mod colbert;
 pub(crate) mod config;
+pub mod cross_encoder;
 mod distilbert;
 mod eva;
+mod folder;
 mod jina_clip;
 mod jina_embeddings;
 mod jina_text;
@@ -25,6 +28,7 @@ mod prompts;
 mod roberta;
 mod sentence_transformers;
 mod siglip;
+mod static_embeddings;
 mod text;
 mod tokenizer;
 
@@ -39,12 +43,17 @@ use crate::{ModelErrorKind, checkpoint::read_json, families::config::Log};
 pub(crate) fn plan(folder: &Path, options: &Options) -> Result<Plan, ModelErrorKind> {
     let log = Log::default();
     let kind = model_type(folder)?;
+    if let Some(found) = ranking_model(folder)? {
+        return Err(ModelErrorKind::OtherUse { found, way: "conjoin rerank" });
+    }
     let mut plan = if kind.as_deref() == Some("jina_clip") {
         // Its folder has a `modules.json` too, whose module is code.
         jina_clip::plan(folder, &log, options)?
     } else if kind.as_deref().is_some_and(|kind| kind.starts_with("siglip")) {
         no_adapter(options)?;
         siglip::plan(folder, &log)?
+    } else if static_embeddings::is_here(folder)? {
+        static_embeddings::plan(folder, &log)?
     } else if folder.join("modules.json").exists() {
         sentence_transformers::plan(folder, options, &log)?
     } else if kind.is_some() {
@@ -82,4 +91,15 @@ fn name_of(folder: &Path) -> String {
         .take(3)
         .find_map(|part| Some(part.strip_prefix("models--")?.replacen("--", "/", 1)));
     hub.or_else(|| parts.clone().next().map(Into::into)).unwrap_or_default()
+}
+
+/// What a folder holds if it is a model that ranks.
+fn ranking_model(folder: &Path) -> Result<Option<&'static str>, ModelErrorKind> {
+    Ok(if colbert::is_here(folder)? {
+        Some("a model of late interaction")
+    } else if cross_encoder::is_here(folder)? {
+        Some("a cross-encoder")
+    } else {
+        None
+    })
 }

@@ -217,7 +217,7 @@ impl Tower {
             text: Some(self.body.spec),
             image: None,
             contract: InputContract {
-                text: Some(TextContract { max_tokens, padded: false, prompts }),
+                text: Some(TextContract { max_tokens, padded: false, bare: None, prompts }),
                 image: None,
             },
             tokenizer: Some(tokenizer),

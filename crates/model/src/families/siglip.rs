@@ -44,7 +44,7 @@ pub(crate) fn plan(folder: &Path, log: &Log) -> Result<Plan, ModelErrorKind> {
     let weights = Weights::open_folder(folder)?;
     let max_tokens = text.max_tokens();
     let contract = InputContract {
-        text: Some(TextContract { max_tokens, padded: true, prompts: BTreeMap::new() }),
+        text: Some(TextContract { max_tokens, padded: true, bare: None, prompts: BTreeMap::new() }),
         image: Some(image_contract(folder, &image, log)?),
     };
     text_config.note(
