@@ -2,7 +2,7 @@
 
 In:  a torch module with seeded weights, functions that run one text or one image through it.
 Out: per case `inputs.json`, `golden.safetensors` and, where asked for, `gradients.safetensors`
-     (what they hold is told in `crates/model/tests/parity/main.rs`).
+     (what they hold is told in `README.md`).
 How: every input runs alone, so neither padding nor the batch can matter; computed in F64 from the stored F32
      weights and rounded once.
 """

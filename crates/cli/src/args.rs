@@ -269,6 +269,8 @@ pub(crate) struct Embed {
     #[arg(long, default_value = "passage")]
     pub task: String,
     #[command(flatten)]
+    pub choice: VectorChoice,
+    #[command(flatten)]
     pub reading: ReadingArgs,
 }
 
@@ -304,6 +306,18 @@ impl ReadingArgs {
     }
 }
 
+/// What a model leaves to its user.
+#[derive(Debug, Default, Group)]
+pub(crate) struct VectorChoice {
+    /// Keep the first N numbers of every vector, at unit length; one of the widths the model was
+    /// trained for.
+    #[arg(long, value_name = "N")]
+    pub dimensions: Option<usize>,
+    /// The task whose adapter is merged into the weights, of models that hold some (jina-clip-v2).
+    #[arg(long, value_name = "TASK")]
+    pub adapter: Option<String>,
+}
+
 #[derive(Debug, Group)]
 pub(crate) struct Index {
     /// The dataset's folder.
@@ -314,6 +328,8 @@ pub(crate) struct Index {
     /// Folder for the index.
     #[arg(long)]
     pub out: PathBuf,
+    #[command(flatten)]
+    pub choice: VectorChoice,
     #[command(flatten)]
     pub reading: ReadingArgs,
 }

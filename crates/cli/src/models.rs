@@ -3,14 +3,14 @@
 //! In:  a [`ModelName`] of the command line, a recipe or an index. Out: the folder, and the name with
 //!      its revision pinned to a commit, so that a result can say what it was made with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use conjoin_core::Stop;
 use conjoin_hub::{Hub, HubConfig, ModelName};
-use conjoin_model::Model;
+use conjoin_model::{Model, families::Options};
 
-use crate::console::Console;
+use crate::{args::VectorChoice, console::Console};
 
 /// A model that is on this machine.
 pub(crate) struct Found {
@@ -35,6 +35,15 @@ pub(crate) fn find(name: &ModelName, console: &Console, stop: &Stop) -> Result<F
 /// Finds and opens a model.
 pub(crate) fn open(name: &ModelName, console: &Console, stop: &Stop) -> Result<Model> {
     Ok(Model::open(&find(name, console, stop)?.folder)?)
+}
+
+/// Opens a model that is on this machine, with the user's choices.
+pub(crate) fn open_as(folder: &Path, choice: &VectorChoice) -> Result<Model> {
+    let model = Model::open_with(folder, &Options { adapter: choice.adapter.clone() })?;
+    Ok(match choice.dimensions {
+        Some(width) => model.cut_to(width).context("`--dimensions`")?,
+        None => model,
+    })
 }
 
 /// Opens a model that [`find`] has found before.

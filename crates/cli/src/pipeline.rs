@@ -19,6 +19,7 @@ use conjoin_model::{CHECKPOINT_FORMAT, Model};
 use conjoin_train::{Ended, JOURNAL_FILE, StepLog, Trainer, latest_state};
 
 use crate::{
+    args::VectorChoice,
     console::Console,
     machine, models,
     observer::{self, Watcher},
@@ -30,6 +31,8 @@ use crate::{
 
 /// The name a model remembers its training by, inside an index: where to find it again.
 pub(crate) const MODEL_PATH_FACT: &str = "model_path";
+/// The fact of an index's manifest that tells the adapter its model was asked to use.
+const ADAPTER_FACT: &str = "adapter";
 
 /// What becomes of a run in the same folder that was begun with other settings or other data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -322,13 +325,40 @@ pub(crate) fn table(comparison: &Comparison) -> String {
     lines.join("\n")
 }
 
+/// The model an index is made with.
+pub(crate) struct Origin {
+    /// Where it is.
+    pub place: ModelName,
+    /// The task whose adapter was asked for.
+    pub adapter: Option<String>,
+}
+
+impl Origin {
+    /// A model that has no choices, or whose own are taken.
+    pub(crate) fn of(place: ModelName) -> Self {
+        Self { place, adapter: None }
+    }
+
+    fn facts(&self) -> Result<BTreeMap<String, serde_json::Value>> {
+        let place = match &self.place {
+            ModelName::Folder(folder) => fs_err::canonicalize(folder)?.display().to_string(),
+            ModelName::Hub(_) => self.place.to_string(),
+        };
+        let mut facts = BTreeMap::from([(MODEL_PATH_FACT.to_owned(), place.into())]);
+        if let Some(adapter) = &self.adapter {
+            facts.insert(ADAPTER_FACT.to_owned(), adapter.clone().into());
+        }
+        Ok(facts)
+    }
+}
+
 /// Items whose scores fit the scales between modalities.
 const CALIBRATION_SAMPLE: usize = 500;
 
 /// Embeds all items of a dataset and commits an index of them.
 pub(crate) fn build_index(
     model: &Model,
-    place: &ModelName,
+    origin: &Origin,
     dataset: &Dataset,
     target: &Path,
     console: &Console,
@@ -372,11 +402,7 @@ pub(crate) fn build_index(
     if !texts.is_empty() {
         builder.calibrate(Calibration::from_pairs(&texts, &images))?;
     }
-    let place = match place {
-        ModelName::Folder(folder) => fs_err::canonicalize(folder)?.display().to_string(),
-        ModelName::Hub(_) => place.to_string(),
-    };
-    let facts = BTreeMap::from([(MODEL_PATH_FACT.to_owned(), serde_json::Value::String(place))]);
+    let facts = origin.facts()?;
     let inputs = BTreeMap::from([("data".to_owned(), dataset.manifest_hash())]);
     builder.commit(ManifestParts { inputs, facts, ..ManifestParts::default() })?;
     console.finish("index", &format!("{} items in `{}`", items.len(), target.display()));
@@ -390,16 +416,22 @@ pub(crate) fn open_search(
     (console, stop): (&Console, &Stop),
 ) -> Result<(Index, Model)> {
     let opened = Index::open(index)?;
-    let stated = opened.artifact().manifest().facts.get(MODEL_PATH_FACT);
-    let name = match (model, stated.and_then(|place| place.as_str())) {
+    let facts = &opened.artifact().manifest().facts;
+    let fact = |key: &str| facts.get(key).and_then(|value| value.as_str());
+    let name = match (model, fact(MODEL_PATH_FACT)) {
         (Some(name), _) => name.clone(),
         (None, Some(place)) => ModelName::parse(place)?,
         (None, None) => {
             return Err(anyhow!("the index does not say where its model is; use `--model`"));
         }
     };
-    let model = models::open(&name, console, stop)
+    let choice = VectorChoice { dimensions: None, adapter: fact(ADAPTER_FACT).map(str::to_owned) };
+    let mut model = models::find(&name, console, stop)
+        .and_then(|found| models::open_as(&found.folder, &choice))
         .with_context(|| format!("the index's model `{name}`; `--model` names another place"))?;
+    if model.widths().contains(&opened.width()) {
+        model = model.cut_to(opened.width())?;
+    }
     if model.fingerprint() != opened.fingerprint() {
         return Err(anyhow!(
             "index `{}` was made with another model than `{name}` (fingerprints {} and {}); build it again with `conjoin index`",

@@ -69,10 +69,15 @@ impl TextContract {
             return bare.encode(tokenizer, text, self.max_tokens);
         }
         let mut tokens = tokenizer.encode(text, self.max_tokens)?;
-        if self.padded {
-            tokens.ids.resize(self.max_tokens, tokenizer.pad_id());
-        }
+        self.fill(&mut tokens.ids, tokenizer);
         Ok(tokens)
+    }
+
+    /// Appends the padding that the model reads, if it does.
+    pub fn fill(&self, ids: &mut Vec<u32>, tokenizer: &Tokenizer) {
+        if self.padded && ids.len() < self.max_tokens {
+            ids.resize(self.max_tokens, tokenizer.pad_id());
+        }
     }
 }
 

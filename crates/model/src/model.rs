@@ -428,7 +428,8 @@ impl TextSide<'_> {
             return self.pool_late(&parts, &parts.overlapping(room));
         }
         let windows = parts.pieces(room);
-        let ids: Vec<Vec<u32>> = windows.iter().map(|w| parts.ids(w)).collect();
+        let mut ids: Vec<Vec<u32>> = windows.iter().map(|w| parts.ids(w)).collect();
+        ids.iter_mut().for_each(|ids| self.contract.fill(ids, self.tokenizer));
         let vectors = self.tower.embed(&ids.iter().collect::<Vec<_>>())?;
         let weights: Vec<usize> = windows.iter().map(|w| w.own.len()).collect();
         Ok(weighted_mean(&vectors, &weights))

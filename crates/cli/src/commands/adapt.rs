@@ -60,7 +60,8 @@ pub(crate) fn run(args: &Adapt, console: &Console, stop: &Stop) -> Result<Outcom
     let kept = if verdict.keep { adapted } else { base };
     stages.run("index", &(&key, &verdict), |path| {
         let model = Model::open(&kept)?;
-        pipeline::build_index(&model, &ModelName::Folder(kept), &dataset, path, console, stop)
+        let origin = pipeline::Origin::of(ModelName::Folder(kept));
+        pipeline::build_index(&model, &origin, &dataset, path, console, stop)
     })?;
     tell(args, &figures, &verdict, &stages, console)?;
     Ok(if verdict.keep { Outcome::Done } else { Outcome::Refused })

@@ -79,8 +79,8 @@ pub(crate) fn run(args: &Demo, console: &Console, stop: &Stop) -> Result<Outcome
     })?;
     stages.run("index", &key, |path| {
         let model = Model::open(&trained)?;
-        let place = ModelName::Folder(trained);
-        pipeline::build_index(&model, &place, &products, path, console, stop)
+        let origin = pipeline::Origin::of(ModelName::Folder(trained));
+        pipeline::build_index(&model, &origin, &products, path, console, stop)
     })?;
     console.say(&stages.summary());
     let mut figures: serde_json::Value = serde_json::from_slice(&fs_err::read(&figures_file)?)?;

@@ -52,7 +52,8 @@ impl Part {
 
 pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcome> {
     let writer = ArtifactWriter::create(&args.out, VECTORS_FORMAT)?;
-    let model = args.reading.apply(models::open(&args.model, console, stop)?)?;
+    let found = models::find(&args.model, console, stop)?;
+    let model = args.reading.apply(models::open_as(&found.folder, &args.choice)?)?;
     let task = Task::named(&args.task);
     let (mut text, mut image) = (Part::default(), Part::default());
     for input in &args.inputs {

@@ -3,14 +3,20 @@
 use anyhow::Result;
 use conjoin_core::Stop;
 use conjoin_data::Dataset;
-use conjoin_model::Model;
 
-use crate::{Outcome, args::Index, console::Console, models, pipeline};
+use crate::{
+    Outcome,
+    args::Index,
+    console::Console,
+    models,
+    pipeline::{self, Origin},
+};
 
 pub(crate) fn run(args: &Index, console: &Console, stop: &Stop) -> Result<Outcome> {
     let found = models::find(&args.model, console, stop)?;
-    let model = args.reading.apply(Model::open(&found.folder)?)?;
+    let model = args.reading.apply(models::open_as(&found.folder, &args.choice)?)?;
     let dataset = Dataset::open(&args.data)?;
-    pipeline::build_index(&model, &found.name, &dataset, &args.out, console, stop)?;
+    let origin = Origin { place: found.name, adapter: args.choice.adapter.clone() };
+    pipeline::build_index(&model, &origin, &dataset, &args.out, console, stop)?;
     Ok(Outcome::Done)
 }

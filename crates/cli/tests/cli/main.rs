@@ -11,4 +11,5 @@ mod interrupt;
 mod models;
 mod rerank;
 mod support;
+mod vectors;
 mod whole_loop;
