@@ -27,7 +27,7 @@ struct Owned {
 /// Writes the start and the first `n_steps` batches of a run into `folder`.
 pub(crate) fn export(recipe: &Recipe, n_steps: u64, folder: &Path) -> Result<()> {
     let dataset = Dataset::open(&recipe.data)?;
-    let model = recipe.start.build(recipe.train.seed)?;
+    let model = recipe.start_model()?;
     fs_err::create_dir_all(folder)?;
     model.save(&folder.join("start"), Manifest::new("", 0))?;
     let (spec, parts) = model.into_parts();

@@ -3,7 +3,7 @@
 use std::{io::Write, path::Path};
 
 use anyhow::Result;
-use conjoin_core::{Embeddings, Modality, Progress, Tower};
+use conjoin_core::{Embeddings, Modality, Progress, Task, Tower};
 use conjoin_data::{Dataset, Item, Split};
 use conjoin_eval::{EvaluationPoint, Metric, RetrievalTask};
 use conjoin_input::{ImageLimits, Pixels, Tokenizer};
@@ -72,7 +72,9 @@ impl<'a> Watcher<'a> {
                 match known {
                     Some(at) => Vec::push(&mut relevance[at], (row, 1.0)),
                     None => {
-                        let Ok(tokens) = text.encode(tokenizer, title) else { continue };
+                        let prompt = text.prompt(&Task::Query).unwrap_or_default();
+                        let titled = text.encode(tokenizer, &format!("{prompt}{title}"));
+                        let Ok(tokens) = titled else { continue };
                         groups.push(item.group.clone());
                         titles.push(tokens.ids);
                         relevance.push(vec![(row, 1.0)]);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use conjoin_core::{Seed, hash_bytes};
+use conjoin_core::{Seed, Task, hash_bytes};
 use conjoin_data::{Dataset, Item, Split};
 use conjoin_input::{Augment, ImageContract, ImageLimits, Pixels, TextContract, Tokenizer, decode};
 use conjoin_train::{PairBatch, PairSource, Reject};
@@ -77,7 +77,9 @@ impl<'a> DatasetPairs<'a> {
             Some(title) => title.to_owned(),
             None => joined_text(item).unwrap_or_default(),
         };
-        let tokens = preparation.text.encode(preparation.tokenizer, &text);
+        // Pictures are searched for with texts, so these are embedded as queries are.
+        let prompt = preparation.text.prompt(&Task::Query).unwrap_or_default();
+        let tokens = preparation.text.encode(preparation.tokenizer, &format!("{prompt}{text}"));
         Ok((tokens.map_err(|e| reject(&e))?.ids, pixels))
     }
 }

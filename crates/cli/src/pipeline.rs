@@ -54,7 +54,7 @@ pub(crate) fn train(
     // Told before the long work, not after it.
     drop(ArtifactWriter::create(model_folder, CHECKPOINT_FORMAT)?);
     let dataset = Dataset::open(&recipe.data)?;
-    let model = recipe.start.build(recipe.train.seed)?;
+    let model = recipe.start_model()?;
     let (mut spec, mut parts) = model.into_parts();
     let contract = spec.contract.clone();
     let (Some(text), Some(image), Some(tokenizer)) =
@@ -122,8 +122,8 @@ pub(crate) fn base_and_trained(
     (console, stop): (&Console, &Stop),
 ) -> Result<(String, String, &'static str)> {
     let seed = recipe.train.seed;
-    stages.run("base", &(&recipe.start, seed), |path| {
-        recipe.start.build(seed)?.save(path, Manifest::new("", 0))?;
+    stages.run("base", &(&recipe.start, &recipe.prompts, seed), |path| {
+        recipe.start_model()?.save(path, Manifest::new("", 0))?;
         Ok(())
     })?;
     let run = stages.path("train");

@@ -2,11 +2,15 @@
 //!
 //! In:  the file and `--set KEY=VALUE`. Out: a checked [`Recipe`]; unknown keys are errors.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use conjoin_core::hash_bytes;
 use conjoin_input::{Augment, CropRange};
+use conjoin_model::Model;
 use conjoin_train::{
     AdamWConfig, CheckpointConfig, ChunkConfig, Chunking, Decay, LossConfig, LrMultiplier,
     PrefetchConfig, Reduction, ScalarConfig, ScheduleConfig, TrainConfig,
@@ -25,6 +29,9 @@ pub(crate) struct Recipe {
     pub out: PathBuf,
     /// What training starts from.
     pub start: Start,
+    /// What stands before a text, by task; instead of the start's own prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<BTreeMap<String, String>>,
     /// Parameters whose name starts with one of these are not trained (`image.stem`).
     pub freeze: Vec<String>,
     /// Probability of training on an item's first text field alone instead of all joined, 0 to 1.
@@ -58,6 +65,15 @@ impl Recipe {
             bail!("`title_share` is {}, it must be 0 to 1", self.title_share);
         }
         Ok(())
+    }
+
+    /// Makes the model that training starts from.
+    pub(crate) fn start_model(&self) -> Result<Model> {
+        let model = self.start.build(self.train.seed)?;
+        match &self.prompts {
+            None => Ok(model),
+            Some(prompts) => Ok(model.with_prompts(prompts.clone())?),
+        }
     }
 
     /// The recipe as TOML, every value resolved.

@@ -98,7 +98,7 @@ impl Start {
 
 impl Towers {
     fn build(&self, seed: Seed) -> Result<Model> {
-        let (text, tokenizer, text_source) = self.text_tower(seed.stream("text"))?;
+        let (text, tokenizer, contract, text_source) = self.text_tower(seed.stream("text"))?;
         // MobileNet's; a text model of the user's own brings one that its folder does not tell.
         let licence = match &self.text {
             TextStart::New { .. } => Some("Apache-2.0".to_owned()),
@@ -106,9 +106,12 @@ impl Towers {
         };
         let image_contract = mobilenet::contract(self.image_size);
         let image = self.image_tower(&image_contract, seed.stream("image"))?;
-        let max_tokens = self.max_tokens.min(text.max_tokens());
-        let text_contract =
-            TextContract { max_tokens, padded: false, bare: None, prompts: BTreeMap::new() };
+        // A model that reads its padding has the one length it was trained with.
+        let max_tokens = match contract.padded {
+            true => contract.max_tokens,
+            false => self.max_tokens.min(contract.max_tokens),
+        };
+        let text_contract = TextContract { max_tokens, ..contract };
         let spec = ModelSpec {
             text: Some(text.spec().clone()),
             image: Some(image.spec()),
@@ -138,13 +141,20 @@ impl Towers {
         Ok(ImageTower::build(&ImageSpec::MobileNet(spec), contract, &map, seed)?)
     }
 
-    fn text_tower(&self, seed: Seed) -> Result<(TextTower, Tokenizer, String)> {
+    /// The tower, its tokeniser, its contract, and what it is.
+    fn text_tower(&self, seed: Seed) -> Result<(TextTower, Tokenizer, TextContract, String)> {
         match &self.text {
             TextStart::New { width, layers, heads } => {
                 let tokenizer = Tokenizer::from_wordpiece(assets::VOCABULARY)?;
                 let spec = self.new_text_spec(&tokenizer, *width, *layers, *heads);
                 let tower = TextTower::build(&spec, &NameMap::fresh(), seed)?;
-                Ok((tower, tokenizer, "a new text tower".to_owned()))
+                let contract = TextContract {
+                    max_tokens: self.max_tokens,
+                    padded: false,
+                    bare: None,
+                    prompts: BTreeMap::new(),
+                };
+                Ok((tower, tokenizer, contract, "a new text tower".to_owned()))
             }
             TextStart::SentenceTransformer(name) => {
                 let (spec, parts) = models::open_found(name)?.into_parts();
@@ -153,7 +163,9 @@ impl Towers {
                 };
                 let with_head = old.spec().clone().projected(self.width);
                 let map = NameMap::from_parameters(old.parameters());
-                Ok((TextTower::build(&with_head, &map, seed)?, tokenizer, spec.card.name))
+                let tower = TextTower::build(&with_head, &map, seed)?;
+                let contract = spec.contract.text.context("a text tower has a contract")?;
+                Ok((tower, tokenizer, contract, spec.card.name))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A loaded model: towers, tokeniser, input contract; what the rest of the project calls an embedder.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::Path,
     sync::{LazyLock, OnceLock},
@@ -215,6 +216,28 @@ impl Model {
     #[must_use]
     pub fn into_parts(self) -> (ModelSpec, ModelParts) {
         (self.spec, self.parts)
+    }
+
+    /// The model with other prompts; its vectors of tasks change, so its fingerprint does.
+    ///
+    /// # Errors
+    /// When the model reads no texts.
+    pub fn with_prompts(
+        mut self,
+        prompts: BTreeMap<String, String>,
+    ) -> Result<Self, ModelErrorKind> {
+        match &mut self.spec.contract.text {
+            Some(text) => text.prompts = prompts,
+            None => {
+                return Err(ModelErrorKind::Spec {
+                    key: "prompts",
+                    found: "some".to_owned(),
+                    expected: "none, as the model reads no texts".to_owned(),
+                });
+            }
+        }
+        let (spec, parts) = self.into_parts();
+        Self::from_parts(spec, parts)
     }
 
     /// The model reading long texts in another way than cutting them. Texts that fit get the same

@@ -27,10 +27,8 @@ const IMAGES_AT_ONCE: usize = 16;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TextVector {
     pub(crate) vector: Vec<f32>,
-    /// Tokens read.
-    pub(crate) tokens: usize,
-    /// Whether the text had more.
-    pub(crate) truncated: bool,
+    /// How much of the text was read; pictures have no tokens.
+    pub(crate) tokens: Option<TokenUse>,
 }
 
 type TextResult = Result<Vec<TextVector>, ApiError>;
@@ -219,8 +217,7 @@ fn embed_chunk(
     let rows = found.vectors.rows().zip(&found.tokens);
     let vector = |(row, tokens): (&[f32], &TokenUse)| TextVector {
         vector: row.to_vec(),
-        tokens: tokens.used,
-        truncated: tokens.is_truncated(),
+        tokens: Some(*tokens),
     };
     Ok(rows.map(vector).collect())
 }

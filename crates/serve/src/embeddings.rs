@@ -1,7 +1,7 @@
 //! `POST /v1/embeddings`, in the shape of OpenAI's API, for texts and images.
 
 use axum::{Json, extract::State};
-use conjoin_core::{Embeddings, Task};
+use conjoin_core::{Embeddings, Task, TokenUse};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -48,8 +48,23 @@ struct EmbeddingData {
     object: &'static str,
     index: usize,
     embedding: Encoded,
+    /// Tokens read, and tokens there were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<TokensRead>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     truncated: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct TokensRead {
+    used: usize,
+    total: usize,
+}
+
+impl From<TokenUse> for TokensRead {
+    fn from(TokenUse { used, total }: TokenUse) -> Self {
+        Self { used, total }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -75,7 +90,7 @@ pub(crate) async fn embeddings(
     if let Some(width) = request.dimensions {
         vectors.iter_mut().for_each(|found| cut(&mut found.vector, width));
     }
-    let tokens = vectors.iter().map(|v| v.tokens).sum();
+    let tokens = vectors.iter().filter_map(|v| v.tokens).map(|tokens| tokens.used).sum();
     let data = |(index, found): (usize, TextVector)| EmbeddingData {
         object: "embedding",
         index,
@@ -83,7 +98,8 @@ pub(crate) async fn embeddings(
             EncodingFormat::Float => Encoded::Float(found.vector),
             EncodingFormat::Base64 => Encoded::Base64(encode_vector(&found.vector)),
         },
-        truncated: found.truncated,
+        tokens: found.tokens.map(TokensRead::from),
+        truncated: found.tokens.is_some_and(TokenUse::is_truncated),
     };
     Ok(Json(EmbeddingsResponse {
         object: "list",
@@ -130,7 +146,7 @@ async fn embed(app: &App, inputs: Vec<Input>, task: Task) -> Result<Vec<TextVect
         }
         let image = images.next().ok_or(ApiError::Internal)?;
         let vector = image.map_err(|source| ApiError::Embed { index, source })?;
-        Ok(TextVector { vector, tokens: 0, truncated: false })
+        Ok(TextVector { vector, tokens: None })
     };
     is_text.into_iter().enumerate().map(vector).collect()
 }

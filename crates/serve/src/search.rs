@@ -125,7 +125,10 @@ async fn embed(app: &App, request: QueryRequest) -> Result<Query, ApiError> {
         app.compute.texts(text.into_iter().collect(), conjoin_core::Task::Query).await?.pop();
     let image = app.compute.images(image.into_iter().collect()).await?.pop();
     let image = image.transpose().map_err(|source| ApiError::Embed { index: 0, source })?;
-    let truncated = text.as_ref().is_some_and(|text| text.truncated);
+    let truncated = text
+        .as_ref()
+        .and_then(|text| text.tokens)
+        .is_some_and(conjoin_core::TokenUse::is_truncated);
     let (vector, modality, mix) = match (text.map(|t| t.vector), image, request.weights) {
         (Some(text), Some(image), weights) => mixed(&text, &image, weights)?,
         (Some(text), None, None) => (text, Modality::Text, None),

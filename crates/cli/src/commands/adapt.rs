@@ -128,6 +128,7 @@ fn recipe(
         n_pairs,
     };
     let recipe = Recipe {
+        prompts: None,
         data: stages.path("dataset"),
         out: PathBuf::new(),
         start,

@@ -151,6 +151,7 @@ fn recipe(args: &Demo, stages: &Stages<'_>, photos: &Dataset) -> Result<Recipe> 
         n_pairs: photos.iter_split(Split::Train).count(),
     };
     let recipe = Recipe {
+        prompts: None,
         data: stages.path("photos"),
         out: std::path::PathBuf::new(),
         start: Start::Towers(towers),
