@@ -15,7 +15,9 @@ The reference runs in F64, so that its own rounding is not part of the measured 
 
 import json
 import os
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -118,7 +120,7 @@ def write(case, golden, texts=None, images=None, versions=None):
     (case / "inputs.json").write_text(json.dumps(inputs, ensure_ascii=False, indent=1) + "\n")
     save_file(
         {n: (t.detach().float() if t.is_floating_point() else t).contiguous() for n, t in golden.items()},
-        case / "golden.safetensors", metadata=versions,
+        case / "golden.safetensors", metadata={"versions": json.dumps(versions)},
     )
 
 
@@ -126,7 +128,7 @@ def write_gradients(case, model, loss, weights, names=lambda name: name):
     """The gradients of `loss`, under the names of the file `weights`."""
     loss.backward()
     stored = load_file(weights)
-    gradients = {names(n): p.grad for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    gradients = {names(n): p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert set(gradients) <= set(stored), sorted(set(gradients) - set(stored))
     save_file({n: g.float().contiguous() for n, g in gradients.items()}, case / "gradients.safetensors")
     return set(stored) - set(gradients)
@@ -140,23 +142,45 @@ def fresh(case):
 
 
 def pictures(names=PICTURES):
-    """Pictures as every user of the libraries opens them: converted to RGB."""
+    """RGB pictures, transparent ones over white: how a picture is decoded is conjoin's rule, not the libraries'."""
     from PIL import Image
 
-    return [Image.open(PARITY / "pictures" / name).convert("RGB") for name in names]
+    opened = [Image.open(PARITY / "pictures" / name) for name in names]
+    whites = [Image.new("RGB", picture.size, (255, 255, 255)) for picture in opened]
+    for white, picture in zip(whites, opened):
+        white.paste(picture, mask=picture.getchannel("A") if picture.mode == "RGBA" else None)
+    return whites
+
+
+def merges_of(corpus, letter_of, count):
+    """The most frequent pairs, one after the other; ties by spelling (the trainer of `tokenizers` rolls dice)."""
+    words = Counter(word for text in corpus for word in re.findall(r"[^\W\d_]+", text.lower()))
+    spelled = {word: [letter_of[b] for b in word.encode()] for word in words}
+    for letters in spelled.values():
+        letters[-1] += "</w>"
+    merges = []
+    while len(merges) < count:
+        pairs = Counter()
+        for word, parts in spelled.items():
+            for pair in zip(parts, parts[1:]):
+                pairs[pair] += words[word]
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for parts in spelled.values():
+            for n in range(len(parts) - 2, -1, -1):
+                if tuple(parts[n : n + 2]) == best:
+                    parts[n : n + 2] = ["".join(best)]
+    return merges
 
 
 def clip_tokenizer(max_tokens, extra=()):
     """CLIP's own kind: bytes, bytes at the end of a word, merges, two special tokens; then `extra` words."""
-    from tokenizers import pre_tokenizers, trainers
     from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    made = CLIPTokenizer()._tokenizer
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=2 * 256 + 70, end_of_word_suffix="</w>", show_progress=False)
-    made.train_from_iterator(CORPUS, trainer)
-    # The trainer drops letters that do not occur; only its merges are taken.
-    merges = [tuple(m) for m in json.loads(made.to_str())["model"]["merges"]][:48]
+    letter_of = bytes_to_unicode()
+    letters = sorted(letter_of.values())
+    merges = merges_of(CORPUS, letter_of, 48)
     words = letters + [f"{letter}</w>" for letter in letters] + [a + b for a, b in merges]
     words += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {word: n for n, word in enumerate(dict.fromkeys(words))}

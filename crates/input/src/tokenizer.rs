@@ -134,7 +134,25 @@ impl Tokenizer {
     /// # Errors
     /// When the file is too large, no gzipped text, or a line is no merge.
     pub fn from_clip_merges(gzipped: &[u8]) -> Result<Self, TokenizerError> {
-        Self::from_json(&tokenizer_files::clip(gzipped)?)
+        Self::from_json(&tokenizer_files::clip(gzipped, tokenizer_files::CLIP_SPECIAL)?)
+    }
+
+    /// open_clip's own tokenizer: CLIP's bundled merges, with open_clip's special tokens. Texts that need
+    /// no repair get open_clip's ids; letters (`ftfy`) and HTML entities are not repaired.
+    ///
+    /// # Panics
+    /// Never: the bundled file is valid.
+    #[must_use]
+    pub fn open_clip() -> Self {
+        let merges = include_bytes!("../../../assets/tokenizers/clip-bpe-merges.txt.gz");
+        let mut made = tokenizer_files::clip(merges, tokenizer_files::OPEN_CLIP_SPECIAL)
+            .and_then(|json| Self::from_json(&json))
+            .expect("the bundled merges are a tokenizer, as a test tells");
+        // open_clip fills up with zeros, which is the token `!`.
+        let padding = PaddingParams { pad_id: 0, pad_token: "!".to_owned(), ..Default::default() };
+        made.inner.with_padding(Some(padding));
+        made.pad_id = 0;
+        made
     }
 
     /// The tokenizer as the bytes of a `tokenizer.json`, always the same for the same tokenizer.

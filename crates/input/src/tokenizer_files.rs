@@ -20,8 +20,13 @@ const MAX_BYTES: usize = 32 << 20;
 const CLIP_MERGES: usize = 49_152 - 2 * 256 - 2 + 256;
 
 /// CLIP's words: contractions, runs of letters, single digits, runs of other signs.
-const CLIP_WORD: &str =
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+const CLIP_WORD: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// How transformers spells the start and the end of a text.
+pub(crate) const CLIP_SPECIAL: [&str; 2] = ["<|startoftext|>", "<|endoftext|>"];
+
+/// How open_clip spells them.
+pub(crate) const OPEN_CLIP_SPECIAL: [&str; 2] = ["<start_of_text>", "<end_of_text>"];
 
 /// Refuses a file that is larger than any real one.
 pub(crate) fn check_size(
@@ -125,7 +130,7 @@ fn roberta_processing(ids: &Map<String, Value>) -> Value {
 }
 
 /// CLIP's tokenizer. Ids: the bytes, the bytes at the end of a word, the merges, start, end.
-pub(crate) fn clip(gzipped: &[u8]) -> Result<Vec<u8>, TokenizerError> {
+pub(crate) fn clip(gzipped: &[u8], special: [&'static str; 2]) -> Result<Vec<u8>, TokenizerError> {
     let text = text_of(MERGES, unzip(gzipped)?)?;
     let mut tokens: Vec<String> = byte_letters().iter().map(char::to_string).collect();
     tokens.extend(byte_letters().iter().map(|letter| format!("{letter}</w>")));
@@ -140,11 +145,13 @@ pub(crate) fn clip(gzipped: &[u8]) -> Result<Vec<u8>, TokenizerError> {
         merges.push(json!([left, right]));
         tokens.push(format!("{left}{right}"));
     }
-    let special = ["<|startoftext|>", "<|endoftext|>"];
     tokens.extend(special.map(str::to_owned));
     let vocab: Map<String, Value> =
         tokens.into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
     let added = added_tokens(&vocab, &special)?;
+    let word = special.map(|token| token.replace('|', r"\|")).join("|");
+    let word = format!("{word}|{CLIP_WORD}");
+    let unknown = special[1];
     let [start, end] = special.map(|token| json!([token, vocab[token]]));
     document(&json!({
         "version": "1.0",
@@ -154,13 +161,13 @@ pub(crate) fn clip(gzipped: &[u8]) -> Result<Vec<u8>, TokenizerError> {
             {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
             {"type": "Lowercase"}]},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": CLIP_WORD}, "behavior": "Removed", "invert": true},
+            {"type": "Split", "pattern": {"Regex": word}, "behavior": "Removed", "invert": true},
             {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]},
         "post_processor": {"type": "RobertaProcessing", "sep": end, "cls": start,
             "trim_offsets": false, "add_prefix_space": false},
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
             "use_regex": true},
-        "model": {"type": "BPE", "dropout": null, "unk_token": "<|endoftext|>",
+        "model": {"type": "BPE", "dropout": null, "unk_token": unknown,
             "continuing_subword_prefix": "", "end_of_word_suffix": "</w>", "fuse_unk": false,
             "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": merges},
     }))

@@ -71,6 +71,28 @@ fn parity_clip_tokenizer() {
     check(made, |case| (&case.clip, &case.clip_cut));
 }
 
+#[derive(Deserialize)]
+struct OpenClipCase {
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// Texts that open_clip reads without repairing them first.
+#[test]
+fn parity_open_clip_tokenizer() {
+    let bytes = fs_err::read(root().join("testdata/parity/open_clip/tokens.json")).unwrap();
+    let cases: Vec<OpenClipCase> = serde_json::from_slice(&bytes).unwrap();
+    assert!(cases.len() >= 15);
+    let made = Tokenizer::open_clip();
+    assert_eq!((made.vocabulary_size(), made.pad_id()), (49_408, 0));
+    let stored = Tokenizer::from_json(&made.to_json()).unwrap();
+    assert_eq!(stored.pad_id(), 0);
+    for case in cases {
+        assert_eq!(made.encode(&case.text, 77).unwrap().ids, case.ids, "{:?}", case.text);
+        assert_eq!(stored.encode(&case.text, 77).unwrap().ids, case.ids, "{:?}", case.text);
+    }
+}
+
 /// The published file asks for truncation and padding to 128, which must not be followed.
 #[test]
 fn parity_published_tokenizer_json() {

@@ -22,8 +22,8 @@ pub enum ModelErrorKind {
     Io(#[from] std::io::Error),
     /// The folder has none of the layouts this build reads.
     #[error(
-        "no known layout: expected `manifest.json` (conjoin), `modules.json` (sentence-transformers) \
-         or `layers.json` (Keras MobileNet)"
+        "no known layout: expected `manifest.json` (conjoin), `modules.json` (sentence-transformers), \
+         `config.json` (transformers, timm), `open_clip_config.json` or `layers.json` (Keras MobileNet)"
     )]
     UnknownLayout,
     /// A folder without a model that ranks.

@@ -1,6 +1,6 @@
 //! Models as data: specs, one forward over the engine, weights and name maps.
 //!
-//! In:  a checkpoint folder (ours, sentence-transformers', Keras MobileNet) or a spec and a seed.
+//! In:  a checkpoint folder (ours, or any layout of `families`) or a spec and a seed.
 //! Out: [`TextTower`] and [`ImageTower`] for training, [`Model`] as an embedder.
 //! Not here: kernels and gradients (`conjoin-engine`), tokenising and resizing (`conjoin-input`).
 //!

@@ -1,7 +1,7 @@
 """Makes the pictures that the parity cases of image towers share.
 
 Out: wide.png, tall.png (odd sizes, not square), small.png (smaller than any model's input), grey.png (one channel),
-     alpha.png (with transparency; converting to RGB drops it).
+     alpha.png (with transparency).
 
 Run: python make.py (needs numpy, pillow)
 """

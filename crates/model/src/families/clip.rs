@@ -1,185 +1,310 @@
-//! CLIP's two towers in Hugging Face's layout.
+//! CLIP's towers in transformers' layout, together or alone.
 //!
-//! In:  the keys of `config.json`'s `text_config` and `vision_config`. Out: specs and name maps.
-//! Parity: `testdata/parity/towers/clip_text_tiny`, `testdata/parity/towers/vit_tiny`.
+//! In:  `config.json` with `model_type` `clip`, `clip_text_model` or `clip_vision_model`; `tokenizer.json`,
+//!      the image processor's file, `model.safetensors`. Out: a [`Plan`].
+//! Source: Radford et al. 2021. Parity: `testdata/parity/clip`.
 
-use conjoin_engine::Mask;
-use serde::Deserialize;
+use std::{collections::BTreeMap, path::Path};
 
-use super::text::activation_named;
+use conjoin_engine::{Activation, Mask};
+use conjoin_input::{ImageContract, InputContract, TextContract, Tokenizer};
+use serde_json::Value;
+
+use super::{
+    Plan, Reading,
+    config::{Config, Log},
+    model_card, preprocessor,
+    text::{Names, activation},
+};
 use crate::{
-    AttentionRule, EncoderInput, EncoderSpec, MlpRule, ModelErrorKind, NormPlacement, NormRule,
-    OutputNorm, Pooling, QkvBias, ScoreBias, weights::Source,
+    AttentionRule, EncoderInput, EncoderSpec, ImageSpec, Matryoshka, MlpRule, ModelErrorKind,
+    NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, ScoreBias, Source, Weights,
+    checkpoint::read_limited,
+    tower::{IMAGE_PREFIX, TEXT_PREFIX},
 };
 
-#[derive(Debug, Deserialize)]
-struct TowerConfig {
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    intermediate_size: usize,
-    hidden_act: String,
-    layer_norm_eps: f32,
-    projection_dim: usize,
+/// Buffers, and numbers that are read on their own.
+const UNUSED: [&str; 3] =
+    ["logit_scale", "text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"];
+
+pub(crate) fn plan(folder: &Path, log: &Log) -> Result<Plan, ModelErrorKind> {
+    let config = Config::of_transformers(&folder.join("config.json"), "config.json", log)?;
+    let weights = Weights::open_folder(folder)?;
+    config.ignore(&["logit_scale_init_value"]);
+    let (text, vision) = match config.text("model_type")? {
+        "clip" => {
+            log.family("CLIP of transformers");
+            (Some(section(&config, "text_config")?), Some(section(&config, "vision_config")?))
+        }
+        "clip_text_model" => {
+            log.family("the text tower of CLIP of transformers");
+            (Some(config.clone()), None)
+        }
+        "clip_vision_model" => {
+            log.family("the vision tower of CLIP of transformers");
+            (None, Some(config.clone()))
+        }
+        _ => return Err(config.unsupported("model_type", "CLIP's")),
+    };
+    let mut found = Found { config, weights, names: Vec::new() };
+    let text = text.map(|text| found.text(folder, &text)).transpose()?;
+    let vision = vision.map(|vision| found.vision(folder, &vision)).transpose()?;
+    found.plan(folder, text, vision)
 }
 
-#[derive(Debug, Deserialize)]
-struct TextConfig {
-    vocab_size: usize,
-    max_position_embeddings: usize,
+/// The part of `config.json` about one tower. `…_dict` is the older name and rules where it is given.
+fn section(config: &Config, key: &str) -> Result<Config, ModelErrorKind> {
+    let (older, newer) = (config.section(&format!("{key}_dict"))?, config.section(key)?);
+    let section = older.or(newer);
+    section.ok_or_else(|| config.unsupported(key, "an object"))
 }
 
-#[derive(Debug, Deserialize)]
-struct VisionConfig {
-    image_size: usize,
-    patch_size: usize,
+type TextSide = (EncoderSpec, TextContract, Tokenizer);
+type ImageSide = (EncoderSpec, ImageContract);
+
+/// What is gathered while the towers are read.
+struct Found {
+    config: Config,
+    weights: Weights,
+    names: Vec<(String, Source)>,
 }
 
-fn parse<'a, T: Deserialize<'a>>(config: &'a [u8]) -> Result<T, ModelErrorKind> {
-    let file = "config.json".to_owned();
-    serde_json::from_slice(config).map_err(|source| ModelErrorKind::Json { file, source })
+impl Found {
+    fn text(&mut self, folder: &Path, config: &Config) -> Result<TextSide, ModelErrorKind> {
+        let mut spec = text_spec(config)?;
+        let prefix = self.prefix("text_model.", "embeddings.token_embedding.weight");
+        let mut names = text_names(spec.layers, prefix);
+        spec = self.projected(spec, config, "text_projection", &mut names)?;
+        self.put(TEXT_PREFIX, names);
+        let json = read_limited(&folder.join("tokenizer.json"))?;
+        let max_tokens = max_tokens(folder, spec.max_tokens(), config.log())?;
+        let contract =
+            TextContract { max_tokens, padded: false, bare: None, prompts: BTreeMap::new() };
+        Ok((spec, contract, Tokenizer::from_json(&json)?))
+    }
+
+    fn vision(&mut self, folder: &Path, config: &Config) -> Result<ImageSide, ModelErrorKind> {
+        let (mut spec, size) = vision_spec(config)?;
+        let prefix = self.prefix("vision_model.", "embeddings.class_embedding");
+        let mut names = vision_names(spec.layers, prefix);
+        spec = self.projected(spec, config, "visual_projection", &mut names)?;
+        self.put(IMAGE_PREFIX, names);
+        let contract = preprocessor::read(folder, &ImageContract::clip(size), config.log())?;
+        Ok((spec, contract))
+    }
+
+    /// A tower that was saved alone may lack its prefix.
+    fn prefix(&self, prefix: &'static str, name: &str) -> &'static str {
+        if self.weights.has(name) { "" } else { prefix }
+    }
+
+    /// Adds the projection where the weights have one. Its width is told at the top for both towers,
+    /// else by the tower that stands alone.
+    fn projected(
+        &self,
+        spec: EncoderSpec,
+        tower: &Config,
+        tensor: &str,
+        names: &mut Names,
+    ) -> Result<EncoderSpec, ModelErrorKind> {
+        tower.ignore(&["projection_dim"]);
+        let width = self.config.usize_or("projection_dim", 512)?;
+        if !self.weights.has(&format!("{tensor}.weight")) {
+            tower.log().note("projection", "none", format!("there is no tensor `{tensor}.weight`"));
+            return Ok(spec);
+        }
+        names.weight("head.0", tensor);
+        self.config.note("projection", width, "projection_dim");
+        Ok(spec.projected(width))
+    }
+
+    fn put(&mut self, prefix: &str, names: Names) {
+        self.names.extend(names.0.into_iter().map(|(ours, s)| (format!("{prefix}{ours}"), s)));
+    }
+
+    fn plan(
+        self,
+        folder: &Path,
+        text: Option<TextSide>,
+        vision: Option<ImageSide>,
+    ) -> Result<Plan, ModelErrorKind> {
+        let has_scale = self.weights.has("logit_scale");
+        let log_scale = if has_scale { self.weights.scalar("logit_scale")? } else { 0.0 };
+        let (image, image_contract) = vision.unzip();
+        let (text, text_contract, tokenizer) = match text {
+            Some((spec, contract, tokenizer)) => (Some(spec), Some(contract), Some(tokenizer)),
+            None => (None, None, None),
+        };
+        Ok(Plan {
+            text,
+            image: image.map(ImageSpec::Transformer),
+            contract: InputContract { text: text_contract, image: image_contract },
+            tokenizer,
+            names: self.names,
+            unused: UNUSED.map(str::to_owned).to_vec(),
+            log_scale,
+            score_bias: 0.0,
+            matryoshka: Matryoshka::default(),
+            card: model_card::card(folder)?,
+            weights: self.weights,
+            reading: Reading::default(),
+        })
+    }
 }
 
-/// The spec of the text tower. Texts end with the end-of-text token, so pooling takes the last one.
-///
-/// # Errors
-/// When a key is missing or has a value this build does not implement.
-pub fn text_spec(config: &[u8]) -> Result<EncoderSpec, ModelErrorKind> {
-    let text: TextConfig = parse(config)?;
+/// The tower's limit, or the tokeniser's where that is lower.
+pub(crate) fn max_tokens(folder: &Path, tower: usize, log: &Log) -> Result<usize, ModelErrorKind> {
+    let name = "tokenizer_config.json";
+    if !folder.join(name).exists() {
+        return Ok(tower);
+    }
+    let config = Config::open(&folder.join(name), name, log)?;
+    // The rest is for Python; the rules themselves are in `tokenizer.json`.
+    config.ignore_all();
+    // No limit is written as a number beyond all integers.
+    let stated = config.get("model_max_length").and_then(Value::as_u64);
+    let stated = stated.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    config.note("most tokens", stated.min(tower), "model_max_length");
+    Ok(stated.min(tower))
+}
+
+fn text_spec(config: &Config) -> Result<EncoderSpec, ModelErrorKind> {
+    let size = Size { width: 512, layers: 12, heads: 8, mlp_width: 2048 };
     let input = EncoderInput::Tokens {
-        vocabulary: text.vocab_size,
-        max_tokens: text.max_position_embeddings,
+        vocabulary: config.usize_or("vocab_size", 49_408)?,
+        max_tokens: config.usize_or("max_position_embeddings", 77)?,
         positions: true,
         types: 0,
     };
-    let causal = Towards { input, input_norm: false, mask: Mask::Causal, pooling: Pooling::Last };
-    common(parse(config)?, causal)
+    // Transformers' own mistake of old: with 2 it looks for the largest id.
+    let end = config.usize_or("eos_token_id", 49_407)?;
+    let pooling = match u32::try_from(end) {
+        Ok(2) => Pooling::LargestId,
+        Ok(end) => Pooling::FirstId(end),
+        Err(_) => return Err(config.unsupported("eos_token_id", "a token")),
+    };
+    let words = if pooling == Pooling::LargestId { "the largest id" } else { "the first such id" };
+    config.note("text pooling", words, "eos_token_id");
+    let spec = tower(config, size, input)?;
+    let attention = AttentionRule { mask: Mask::Causal, ..spec.attention };
+    Ok(EncoderSpec { attention, pooling, ..spec })
 }
 
-/// The spec of the vision tower.
-///
-/// # Errors
-/// When a key is missing or has a value this build does not implement.
-pub fn vision_spec(config: &[u8]) -> Result<EncoderSpec, ModelErrorKind> {
-    let vision: VisionConfig = parse(config)?;
+/// The spec, and the side of its pictures.
+fn vision_spec(config: &Config) -> Result<(EncoderSpec, usize), ModelErrorKind> {
+    let size = Size { width: 768, layers: 12, heads: 12, mlp_width: 3072 };
+    config.only("num_channels", &[3.into()])?;
+    let image_size = config.usize_or("image_size", 224)?;
     let input = EncoderInput::Patches {
-        image_size: vision.image_size,
-        patch_size: vision.patch_size,
+        image_size,
+        patch_size: config.usize_or("patch_size", 32)?,
         bias: false,
         class_token: true,
     };
-    let seeing =
-        Towards { input, input_norm: true, mask: Mask::Bidirectional, pooling: Pooling::First };
-    common(parse(config)?, seeing)
+    Ok((EncoderSpec { input_norm: true, ..tower(config, size, input)? }, image_size))
 }
 
-/// What differs between the two towers.
-struct Towards {
+/// The sizes that transformers assumes.
+struct Size {
+    width: usize,
+    layers: usize,
+    heads: usize,
+    mlp_width: usize,
+}
+
+fn tower(
+    config: &Config,
+    default: Size,
     input: EncoderInput,
-    input_norm: bool,
-    mask: Mask,
-    pooling: Pooling,
+) -> Result<EncoderSpec, ModelErrorKind> {
+    let spec = pre_norm(
+        input,
+        config.usize_or("hidden_size", default.width)?,
+        config.usize_or("num_hidden_layers", default.layers)?,
+        config.usize_or("num_attention_heads", default.heads)?,
+    );
+    let width = config.usize_or("intermediate_size", default.mlp_width)?;
+    let activation = activation(config, "hidden_act", "quick_gelu")?;
+    config.note("activation", format!("{activation:?}"), "hidden_act");
+    let eps = config.f32_or("layer_norm_eps", 1e-5)?;
+    Ok(EncoderSpec {
+        mlp: MlpRule { width, activation, ..spec.mlp },
+        norm: NormRule { eps, ..spec.norm },
+        ..spec
+    })
 }
 
-fn common(config: TowerConfig, tower: Towards) -> Result<EncoderSpec, ModelErrorKind> {
-    let activation =
-        activation_named(&config.hidden_act).ok_or_else(|| ModelErrorKind::Unsupported {
-            file: "config.json".to_owned(),
-            key: "hidden_act".to_owned(),
-            found: format!("`{}`", config.hidden_act),
-            supported: "gelu or quick_gelu".to_owned(),
-        })?;
-    let spec = EncoderSpec {
-        input: tower.input,
-        input_norm: tower.input_norm,
-        width: config.hidden_size,
-        layers: config.num_hidden_layers,
+/// A pre-norm transformer with biases everywhere; MLP, activation and ε are to be set.
+pub(crate) fn pre_norm(
+    input: EncoderInput,
+    width: usize,
+    layers: usize,
+    heads: usize,
+) -> EncoderSpec {
+    EncoderSpec {
+        input,
+        input_norm: false,
+        width,
+        layers,
         attention: AttentionRule {
-            heads: config.num_attention_heads,
+            heads,
             qkv_bias: QkvBias::All,
             out_bias: true,
             inner_norm: false,
-            mask: tower.mask,
+            mask: Mask::Bidirectional,
             score_bias: ScoreBias::None,
             rotary: None,
             local: None,
         },
         mlp: MlpRule {
-            width: config.intermediate_size,
-            activation,
+            width: 4 * width,
+            activation: Activation::Gelu,
             gated: false,
             up_bias: true,
             down_bias: true,
             inner_norm: false,
         },
-        norm: NormRule {
-            placement: NormPlacement::Pre,
-            eps: config.layer_norm_eps,
-            bias: true,
-            first: true,
-        },
+        norm: NormRule { placement: NormPlacement::Pre, eps: 1e-5, bias: true, first: true },
         layer_scale: false,
         output_norm: OutputNorm::Tokens,
-        pooling: tower.pooling,
+        pooling: Pooling::First,
         head: Vec::new(),
         normalize: true,
-    };
-    Ok(spec.projected(config.projection_dim))
-}
-
-fn same(ours: &str, theirs: &str) -> (String, Source) {
-    (ours.to_owned(), Source::Same(theirs.to_owned()))
-}
-
-fn norm(map: &mut Vec<(String, Source)>, ours: &str, theirs: &str) {
-    for part in ["weight", "bias"] {
-        map.push(same(&format!("{ours}.{part}"), &format!("{theirs}.{part}")));
     }
 }
 
-/// Our names to those of the text tower.
-#[must_use]
-pub fn text_names(layers: usize) -> Vec<(String, Source)> {
-    let mut map = vec![
-        same("tokens.weight", "text_model.embeddings.token_embedding.weight"),
-        same("positions.weight", "text_model.embeddings.position_embedding.weight"),
-        same("head.0.weight", "text_projection.weight"),
-    ];
-    norm(&mut map, "output_norm", "text_model.final_layer_norm");
-    blocks(&mut map, "text_model", layers);
-    map
+fn text_names(layers: usize, prefix: &str) -> Names {
+    let mut names = Names::default();
+    names.weight("tokens", &format!("{prefix}embeddings.token_embedding"));
+    names.weight("positions", &format!("{prefix}embeddings.position_embedding"));
+    names.affine("output_norm", &format!("{prefix}final_layer_norm"));
+    blocks(&mut names, prefix, layers);
+    names
 }
 
-/// Our names to those of the vision tower.
-#[must_use]
-pub fn vision_names(layers: usize) -> Vec<(String, Source)> {
-    let patch = "vision_model.embeddings.patch_embedding.weight".to_owned();
-    let mut map = vec![
-        ("patch.weight".to_owned(), Source::PatchKernel(patch)),
-        same("class", "vision_model.embeddings.class_embedding"),
-        same("positions.weight", "vision_model.embeddings.position_embedding.weight"),
-        same("head.0.weight", "visual_projection.weight"),
-    ];
-    norm(&mut map, "input_norm", "vision_model.pre_layrnorm");
-    norm(&mut map, "output_norm", "vision_model.post_layernorm");
-    blocks(&mut map, "vision_model", layers);
-    map
+fn vision_names(layers: usize, prefix: &str) -> Names {
+    let mut names = Names::default();
+    let patch = format!("{prefix}embeddings.patch_embedding.weight");
+    names.put("patch.weight", Source::PatchKernel(patch));
+    names.same("class", &format!("{prefix}embeddings.class_embedding"));
+    names.weight("positions", &format!("{prefix}embeddings.position_embedding"));
+    names.affine("input_norm", &format!("{prefix}pre_layrnorm"));
+    names.affine("output_norm", &format!("{prefix}post_layernorm"));
+    blocks(&mut names, prefix, layers);
+    names
 }
 
-fn blocks(map: &mut Vec<(String, Source)>, tower: &str, layers: usize) {
+/// The blocks of CLIP and its kin (SigLIP) in transformers.
+pub(crate) fn blocks(names: &mut Names, prefix: &str, layers: usize) {
     for i in 0..layers {
-        for part in ["weight", "bias"] {
-            let theirs = |name: &str| format!("{tower}.encoder.layers.{i}.{name}.{part}");
-            let mut put = |ours: &str, source| {
-                map.push((format!("layers.{i}.{ours}.{part}"), source));
-            };
-            let qkv = ["q", "k", "v"].map(|q| theirs(&format!("self_attn.{q}_proj")));
-            put("attention.qkv", Source::Rows(qkv.to_vec()));
-            put("attention.out", Source::Same(theirs("self_attn.out_proj")));
-            put("attention.norm", Source::Same(theirs("layer_norm1")));
-            put("mlp.up", Source::Same(theirs("mlp.fc1")));
-            put("mlp.down", Source::Same(theirs("mlp.fc2")));
-            put("mlp.norm", Source::Same(theirs("layer_norm2")));
-        }
+        let ours = |part: &str| format!("layers.{i}.{part}");
+        let theirs = |part: &str| format!("{prefix}encoder.layers.{i}.{part}");
+        let qkv = ["q", "k", "v"].map(|part| theirs(&format!("self_attn.{part}_proj")));
+        names.affine_rows(&ours("attention.qkv"), &qkv.each_ref().map(String::as_str));
+        names.affine(&ours("attention.out"), &theirs("self_attn.out_proj"));
+        names.affine(&ours("attention.norm"), &theirs("layer_norm1"));
+        names.affine(&ours("mlp.up"), &theirs("mlp.fc1"));
+        names.affine(&ours("mlp.down"), &theirs("mlp.fc2"));
+        names.affine(&ours("mlp.norm"), &theirs("layer_norm2"));
     }
 }

@@ -155,6 +155,21 @@ impl Config {
         }
     }
 
+    /// Refuses keys that nothing has asked for yet.
+    pub(crate) fn refuse_unread(&self) -> Result<(), ModelErrorKind> {
+        let unread = |key: &&String| self.log.0.borrow().unread.contains(&self.place(key));
+        match self.keys.keys().find(unread) {
+            Some(key) => Err(self.unsupported(key, "models without this key")),
+            None => Ok(()),
+        }
+    }
+
+    /// Marks every key as one that changes no number.
+    pub(crate) fn ignore_all(&self) {
+        let keys: Vec<&str> = self.keys.keys().map(String::as_str).collect();
+        self.ignore(&keys);
+    }
+
     /// A key's value; `null` counts as absent.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.ignore(&[key]);
@@ -163,6 +178,11 @@ impl Config {
 
     pub(crate) fn has(&self, key: &str) -> bool {
         self.keys.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether the key is there with `null`.
+    pub(crate) fn is_null(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(Value::is_null)
     }
 
     /// The error that a value is not implemented.

@@ -7,7 +7,7 @@
 //! ours. A value that would change numbers and is not known is an error, never a guess.
 
 pub mod bert;
-pub mod clip;
+mod clip;
 pub mod colbert;
 pub(crate) mod config;
 pub mod cross_encoder;
@@ -22,6 +22,8 @@ pub mod model_card;
 mod modernbert;
 mod mpnet;
 mod nomic_bert;
+mod open_clip;
+mod open_clip_tokenizer;
 mod plan;
 mod preprocessor;
 mod prompts;
@@ -30,6 +32,8 @@ mod sentence_transformers;
 mod siglip;
 mod static_embeddings;
 mod text;
+mod timm;
+mod timm_names;
 mod tokenizer;
 
 pub use config::{Note, Reading};
@@ -42,6 +46,7 @@ use crate::{ModelErrorKind, checkpoint::read_json, families::config::Log};
 /// Recognises the layout of a folder and plans the model in it.
 pub(crate) fn plan(folder: &Path, options: &Options) -> Result<Plan, ModelErrorKind> {
     let log = Log::default();
+    let has = |name: &str| folder.join(name).exists();
     let kind = model_type(folder)?;
     if let Some(found) = ranking_model(folder)? {
         return Err(ModelErrorKind::OtherUse { found, way: "conjoin rerank" });
@@ -54,8 +59,23 @@ pub(crate) fn plan(folder: &Path, options: &Options) -> Result<Plan, ModelErrorK
         siglip::plan(folder, &log)?
     } else if static_embeddings::is_here(folder)? {
         static_embeddings::plan(folder, &log)?
-    } else if folder.join("modules.json").exists() {
+    } else if has("modules.json") {
         sentence_transformers::plan(folder, options, &log)?
+    } else if has(open_clip::CONFIG) && !has("model.safetensors") {
+        no_adapter(options)?;
+        open_clip::plan(folder, &log)?
+    } else if kind.as_deref().is_some_and(|kind| kind.starts_with("clip")) {
+        no_adapter(options)?;
+        clip::plan(folder, &log)?
+    } else if has(open_clip::CONFIG) {
+        no_adapter(options)?;
+        open_clip::plan(folder, &log)?
+    } else if has(mobilenet::LAYERS) {
+        no_adapter(options)?;
+        mobilenet::plan(folder, &log)?
+    } else if has("config.json") && kind.is_none() {
+        no_adapter(options)?;
+        timm::plan(folder, &log)?
     } else if kind.is_some() {
         sentence_transformers::plan_plain(folder, options, &log)?
     } else {

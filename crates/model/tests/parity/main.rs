@@ -10,6 +10,7 @@
 )]
 
 mod case;
+mod clip;
 mod image_text;
 mod sentence_encoders;
 
@@ -22,9 +23,8 @@ use conjoin_core::{Embedder, Embeddings, Gradients, Seed, Task, Tower};
 use conjoin_input::{ImageContract, Pixels};
 use conjoin_model::reference::Executor;
 use conjoin_model::{
-    ImageSpec, ImageTower, MobileNetBlock, MobileNetSpec, Model, NameMap, Source, TextTower,
-    Weights,
-    families::{clip, mobilenet},
+    ImageSpec, ImageTower, MobileNetBlock, MobileNetSpec, Model, NameMap, Source, Weights,
+    families::mobilenet,
 };
 use safetensors::SafeTensors;
 
@@ -158,35 +158,6 @@ fn case(name: &str) -> (Weights, Vec<u8>, Golden) {
     )
 }
 
-/// Golden gradients in our names: the maps of these families are linear.
-fn mapped_gradients(golden: &Golden, names: &[(String, Source)]) -> NameMap {
-    NameMap::read(&golden.gradients(), names, NONE).unwrap()
-}
-
-fn check_text(tower: &TextTower, golden: &Golden, gradients: &NameMap) {
-    let ids = golden.ids();
-    let inputs: Vec<_> = ids.iter().collect();
-    let mut observed = BTreeMap::new();
-    let mut observe = |name: &str, value: &conjoin_engine::Tensor| {
-        if name != "embedding" {
-            observed.insert(name.to_owned(), value.values().to_vec());
-        }
-    };
-    tower.observe(&inputs[..1], Executor::Inferring, &mut observe).unwrap();
-    assert_eq!(observed.len(), 4, "three hidden states and the pooled one");
-    check(tower, &inputs, golden, &observed, &|name| gradients.get(name).map(|(_, v)| v.to_vec()));
-}
-
-#[test]
-fn parity_clip_text() {
-    let (weights, config, golden) = case("clip_text_tiny");
-    let spec = clip::text_spec(&config).unwrap();
-    let names = clip::text_names(spec.layers);
-    let map = NameMap::read(&weights, &names, NONE).unwrap();
-    let tower = TextTower::build(&spec, &map, Seed(0)).unwrap();
-    check_text(&tower, &golden, &mapped_gradients(&golden, &names));
-}
-
 fn observed(tower: &ImageTower, pixels: &Pixels) -> BTreeMap<String, Vec<f32>> {
     let mut observed = BTreeMap::new();
     let mut observe = |name: &str, value: &conjoin_engine::Tensor| {
@@ -196,25 +167,6 @@ fn observed(tower: &ImageTower, pixels: &Pixels) -> BTreeMap<String, Vec<f32>> {
     };
     tower.observe(&[pixels], Executor::Inferring, &mut observe).unwrap();
     observed
-}
-
-#[test]
-fn parity_vit() {
-    let (weights, config, golden) = case("vit_tiny");
-    let spec = clip::vision_spec(&config).unwrap();
-    let names = clip::vision_names(spec.layers);
-    let map = NameMap::read(&weights, &names, NONE).unwrap();
-    let contract = ImageContract::clip(32);
-    let tower = ImageTower::build(&ImageSpec::Transformer(spec), &contract, &map, Seed(0)).unwrap();
-    let pixels = golden.pixels("pixels");
-    let gradients = mapped_gradients(&golden, &names);
-    check(
-        &tower,
-        &pixels.iter().collect::<Vec<_>>(),
-        &golden,
-        &observed(&tower, &pixels[0]),
-        &|name| gradients.get(name).map(|(_, v)| v.to_vec()),
-    );
 }
 
 /// The chain rule from batch norm's γ and β to our scale `γ/σ` and shift `β − μγ/σ`, inverted:
