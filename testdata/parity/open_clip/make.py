@@ -9,6 +9,7 @@ Out, as told in `../stages.py`:
      eva/       timm's EVA02 behind `visual.trunk`, its classifier as projection; gradients
      linear/    timm's ViT, mean of patches, projection of open_clip; vision alone is compared
      mlp/       the same with open_clip's MLP behind the trunk
+     xlm/       transformers' XLM-RoBERTa behind `text.transformer`, mean of tokens, MLP
      tokens.json  ids of open_clip's own tokenizer (`SimpleTokenizer`) for texts that need no repair
 
 timm's towers are made smaller than their names say: open_clip's configuration has no word for it, so `timm.create_model`
@@ -28,6 +29,7 @@ import open_clip
 import safetensors.torch
 import timm
 import torch
+import transformers
 from open_clip.factory import get_tokenizer
 from open_clip.push_to_hf_hub import save_config_for_hf
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -35,6 +37,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 import stages  # noqa: E402
+
+sys.path.insert(0, str(HERE.parent / "sentence_encoders"))
+from tokenisers import xlm_tokenizer  # noqa: E402
 
 VERSIONS = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__,
             "open_clip": open_clip.__version__}
@@ -79,6 +84,9 @@ CASES = {
         "text_cfg": TEXT,
     }, {}),
 }
+HF = {"hf_model_name": "xlm-roberta-base", "hf_tokenizer_name": "xlm-roberta-base", "hf_pooler_type": "mean_pooler",
+      "hf_proj_type": "mlp", "hf_model_pretrained": False, "context_length": CONTEXT}
+CASES["xlm"] = ({"embed_dim": 28, "vision_cfg": VISION, "text_cfg": HF}, {})
 TINY = {
     "vit_base_patch16_siglip_224": {"embed_dim": 36, "depth": 2, "img_size": 24, "patch_size": 8, "mlp_ratio": 1.8},
     "eva02_base_patch16_clip_224": {"embed_dim": 48, "depth": 1, "img_size": 24, "patch_size": 8, "mlp_ratio": 1.5},
@@ -122,6 +130,34 @@ def record_text(golden, model, words, config, seed):
     return stages.record(golden, "text", seen, range(len(TEXTS)), run, seed)
 
 
+def record_hf_text(golden, model, words, seed):
+    text = model.text
+    seen = stages.Stages(text.transformer.encoder.layer)
+    padded = words(TEXTS)
+    rows = [row[: n_tokens(words, t)].tolist() for row, t in zip(padded, TEXTS)]
+
+    def run(row):
+        x = torch.tensor([row])
+        embedding = model.encode_text(x)
+        pooled = seen.hidden[len(text.transformer.encoder.layer)].mean(0)[None]
+        assert torch.allclose(text.proj(pooled), embedding)
+        return pooled, embedding
+
+    stages.put_ids(golden, rows)
+    loss = stages.record(golden, "text", seen, rows, run, seed)
+    together = stages.unit(model.encode_text(padded))
+    assert (together - golden["text.embedding"]).abs().max() < 1e-6
+    return loss
+
+
+def tiny_hf(words):
+    """What `AutoConfig` would fetch, made smaller; the number of heads stays that of the name."""
+    config = transformers.XLMRobertaConfig(
+        vocab_size=len(words), hidden_size=48, num_hidden_layers=2, num_attention_heads=12, intermediate_size=56,
+        max_position_embeddings=CONTEXT + 6, type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1)
+    open_clip.hf_model.AutoConfig.from_pretrained = lambda *_, **__: config
+
+
 def n_tokens(words, text):
     """Tokens of a text without padding, by the same steps as `HFTokenizer`."""
     return len(words.tokenizer(words.clean_fn(text), truncation=True, max_length=CONTEXT).input_ids)
@@ -163,11 +199,15 @@ def make(case, seed, config, preprocess):
     out = stages.fresh(case)
     timm.create_model = tiny
     arguments = {k: v for k, v in copy.deepcopy(config).items() if k != "custom_text"}
-    kind = open_clip.model.CustomTextCLIP if config.get("custom_text") else open_clip.model.CLIP
+    is_hf = "hf_model_name" in config["text_cfg"]
+    made = xlm_tokenizer(CONTEXT) if is_hf else stages.clip_tokenizer(CONTEXT, extra=["tomatoes"])
+    if is_hf:
+        tiny_hf(made)
+    kind = open_clip.model.CustomTextCLIP if config.get("custom_text") or is_hf else open_clip.model.CLIP
     model = stages.lively(kind(**arguments), seed)
     preprocess = {"size": 24, **preprocess}
     cfg = PreprocessCfg(**preprocess)
-    save(model, stages.clip_tokenizer(CONTEXT, extra=["tomatoes"]), config, cfg.__dict__, out)
+    save(model, made, config, cfg.__dict__, out)
     if "fill_color" in preprocess:  # `save_config_for_hf` forgets it; published folders that need it have it
         whole = json.loads((out / "open_clip_config.json").read_text())
         whole["preprocess_cfg"]["fill_color"] = preprocess["fill_color"]
@@ -179,7 +219,9 @@ def make(case, seed, config, preprocess):
     golden = {}
     loss = record_images(golden, model, transform, seed + 200)
     texts = None if case.name in ("linear", "mlp") else TEXTS
-    if texts:
+    if is_hf:
+        record_hf_text(golden, model, words, seed + 100)
+    elif texts:
         loss = loss + record_text(golden, model, words, config["text_cfg"], seed + 100)
     stages.write(case, golden, texts, stages.PICTURES, VERSIONS)
     if case.name in ("vit", "eva"):

@@ -351,30 +351,46 @@ fn blocks(names: &mut Names, prefix: &str, spec: &EncoderSpec) {
     }
 }
 
-/// The configurations of transformers that `hf_model_name` stands for: open_clip fetches them by name.
-fn hf_config(config: &Config) -> Result<Config, ModelErrorKind> {
-    let known = [("xlm-roberta-base", 12, 768, 3072), ("xlm-roberta-large", 24, 1024, 4096)];
+/// The configuration that `hf_model_name` stands for: open_clip fetches it by name. The name tells the
+/// heads, the tensors tell the sizes.
+fn hf_config(weights: &Weights, config: &Config) -> Result<Config, ModelErrorKind> {
+    let known = [("xlm-roberta-base", 12), ("xlm-roberta-large", 16)];
     let key = "hf_model_name";
     let name = config.text(key)?;
     let short = name.rsplit('/').next().unwrap_or(name);
-    let Some((_, layers, width, mlp_width)) = known.iter().find(|known| known.0 == short) else {
+    let Some((_, heads)) = known.iter().find(|known| known.0 == short) else {
         return Err(config.unsupported(key, "xlm-roberta-base or xlm-roberta-large"));
     };
-    let Value::Object(keys) = serde_json::json!({
-        "model_type": "xlm-roberta", "vocab_size": 250_002, "hidden_size": width,
-        "num_hidden_layers": layers, "num_attention_heads": width / 64,
-        "intermediate_size": mlp_width, "max_position_embeddings": 514, "type_vocab_size": 1,
-        "layer_norm_eps": 1e-5, "pad_token_id": 1, "hidden_act": "gelu"
-    }) else {
-        unreachable!("written as an object")
+    config.note("text heads", heads, key);
+    let size = |tensor: &str, axis: usize| {
+        let shape = weights.shape(&format!("text.transformer.{tensor}.weight"))?;
+        Ok::<_, ModelErrorKind>(shape.get(axis).copied().unwrap_or(0))
     };
+    let (words, layer) = ("embeddings.word_embeddings", "encoder.layer");
+    let dense = |i: usize| format!("text.transformer.{layer}.{i}.output.dense.weight");
+    let layers = (0..).take_while(|i| weights.has(&dense(*i))).count();
+    let keys = [
+        ("model_type", Value::from("xlm-roberta")),
+        ("vocab_size", size(words, 0)?.into()),
+        ("hidden_size", size(words, 1)?.into()),
+        ("num_hidden_layers", layers.into()),
+        ("num_attention_heads", (*heads).into()),
+        ("intermediate_size", size(&format!("{layer}.0.intermediate.dense"), 0)?.into()),
+        ("max_position_embeddings", size("embeddings.position_embeddings", 0)?.into()),
+        ("type_vocab_size", size("embeddings.token_type_embeddings", 0)?.into()),
+        ("layer_norm_eps", 1e-5.into()),
+        ("pad_token_id", 1.into()),
+        ("hidden_act", "gelu".into()),
+    ];
+    let keys = keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     Ok(Config::new(&format!("{name}/config.json"), keys, config.log()))
 }
 
 /// One of transformers' text encoders with a projection.
 fn hf_text(shared: &Shared<'_>, config: &Config) -> Result<Tower, ModelErrorKind> {
-    let body = text::body(&hf_config(config)?, shared.weights, &Options::default())?
-        .under("text.transformer.");
+    let body =
+        text::body(&hf_config(shared.weights, config)?, shared.weights, &Options::default())?
+            .under("text.transformer.");
     let mut spec = body.spec;
     let mut names = Names(body.names);
     spec.pooling = match config.text_or("hf_pooler_type", "mean_pooler")? {

@@ -52,6 +52,11 @@ fn parity_open_clip_projections_of_trunks() {
 }
 
 #[test]
+fn parity_open_clip_xlm_roberta_text_tower() {
+    case::check("open_clip/xlm");
+}
+
+#[test]
 fn parity_timm_vit() {
     for name in ["vit", "clip", "gap", "avg", "dinov2", "siglip"] {
         case::check(&format!("timm/{name}"));
