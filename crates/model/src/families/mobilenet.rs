@@ -172,3 +172,60 @@ fn check(layer: &Layer) -> Result<(), ModelErrorKind> {
     let found = format!("{} with {:?}", layer.class_name, layer.config);
     Err(unsupported(&layer.name, &found, "the layers of MobileNet v1, padded `same`, with ReLU6"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn layers() -> Vec<Value> {
+        let conv = |class: &str, name: &str, side: usize, stride: usize, filters: Value| {
+            json!({"class_name": class, "name": name, "config": {
+                "strides": [stride, stride], "kernel_size": [side, side], "padding": "same",
+                "use_bias": false, "activation": "linear", "filters": filters}})
+        };
+        let norm =
+            json!({"class_name": "BatchNormalization", "name": "n", "config": {"epsilon": 1e-3}});
+        let relu =
+            json!({"class_name": "Activation", "name": "r", "config": {"activation": "relu6"}});
+        let input = json!({"batch_input_shape": [null, 32, 32, 3]});
+        vec![
+            json!({"class_name": "InputLayer", "name": "i", "config": input}),
+            conv("Conv2D", "conv1", 3, 2, 8.into()),
+            norm,
+            relu,
+            conv("DepthwiseConv2D", "conv_dw_1", 3, 2, Value::Null),
+            conv("Conv2D", "conv_pw_1", 1, 1, 16.into()),
+            json!({"class_name": "GlobalAveragePooling2D", "name": "g", "config": {}}),
+            json!({"class_name": "Reshape", "name": "classes", "config": {}}),
+        ]
+    }
+
+    fn read(layers: Vec<Value>) -> Result<MobileNetSpec, String> {
+        let layers: Vec<Layer> = serde_json::from_value(Value::Array(layers)).unwrap();
+        topology(&layers).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn reads_the_topology_of_keras() {
+        let found = read(layers()).unwrap();
+        assert_eq!((found.image_size, found.stem_filters, found.stem_stride), (32, 8, 2));
+        assert_eq!(found.blocks, [MobileNetBlock { filters: 16, stride: 2 }]);
+    }
+
+    #[test]
+    fn refuses_other_layers() {
+        for (layer, key, value, named) in [
+            (1, "padding", json!("valid"), "`conv1`"),
+            (2, "epsilon", json!(1e-5), "`n`"),
+            (3, "activation", json!("relu"), "`r`"),
+            (4, "strides", json!([1, 2]), "`conv_dw_1.strides`"),
+        ] {
+            let mut changed = layers();
+            changed[layer]["config"][key] = value;
+            let error = read(changed).unwrap_err();
+            assert!(error.contains(named), "{key}: {error}");
+        }
+    }
+}
