@@ -138,6 +138,8 @@ fn embeds_texts_and_images_in_the_order_asked_and_tells_truncation() {
         assert_eq!(floats(&data[at]["embedding"]), FakeModel::vector(caption));
         assert_eq!(data[at].get("truncated"), (at == 2).then_some(&json!(true)));
     }
+    assert_eq!(data[2]["tokens"], json!({"used": 8, "total": 10}));
+    assert_eq!(data[0].get("tokens"), None, "pictures have none");
     assert_eq!(answer["usage"]["total_tokens"], 2 + 8);
 }
 
