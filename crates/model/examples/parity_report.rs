@@ -12,7 +12,7 @@ use std::{
 
 use conjoin_model::{
     Model,
-    families::Plan,
+    families::{Kind, Plan, colbert::LatePlan, cross_encoder::PairPlan},
     reference::{Executor, Reference, StageError},
 };
 
@@ -22,11 +22,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("|---|---|---|---|---|---|");
     for case in cases(&root)? {
         let checkpoint = case.join("checkpoint");
-        // Models that embed no single vector (rerankers, late interaction) have tests of their own.
-        let Ok(plan) = Plan::read(&checkpoint) else { continue };
-        let family = plan.reading.family.clone();
-        let model = Model::open(&checkpoint)?;
-        let stages = Reference::open(&case)?.compare(&model)?;
+        let reference = Reference::open(&case)?;
+        let (family, stages) = match Kind::of(&checkpoint)? {
+            Kind::Embedder => {
+                let family = Plan::read(&checkpoint)?.reading.family;
+                (family, reference.compare(&Model::open(&checkpoint)?)?)
+            }
+            Kind::CrossEncoder => {
+                let plan = PairPlan::read(&checkpoint)?;
+                (plan.reading.family.clone(), reference.compare_pairs(&plan.build()?)?)
+            }
+            Kind::LateInteraction => {
+                let plan = LatePlan::read(&checkpoint)?;
+                (plan.reading.family.clone(), reference.compare_late(&plan.build()?)?)
+            }
+        };
         let name = case.strip_prefix(&root)?.display();
         println!("| {name} | {family} {}", row(&stages));
     }
@@ -38,10 +48,11 @@ fn row(stages: &[StageError]) -> String {
         let of = stages.iter().filter(|s| s.executor == executor && s.stage != "text.ids");
         of.map(|s| s.max_error).fold(0.0, f32::max)
     };
-    let cosine = stages.iter().filter_map(|s| s.min_cosine).fold(1.0, f32::min);
+    let cosines = stages.iter().filter_map(|s| s.min_cosine);
+    let cosine = cosines.reduce(f32::min).map_or("–".to_owned(), |c| format!("{c:.7}"));
     let (inferring, recording) = (worst(Executor::Inferring), worst(Executor::Recording));
     let n = stages.len();
-    format!("| {n} | {inferring:.1e} | {recording:.1e} | {cosine:.7} |")
+    format!("| {n} | {inferring:.1e} | {recording:.1e} | {cosine} |")
 }
 
 /// The folders of cases, by name.

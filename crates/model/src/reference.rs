@@ -5,13 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
-use conjoin_core::{EmbedError, Embedder, Task, Tower};
+use conjoin_core::{EmbedError, Embedder, Task, Tower, max_sim};
 use conjoin_engine::Tensor;
 use conjoin_input::{ImageLimits, Pixels, decode};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ImageTower, Model, ModelError, ModelErrorKind, TextTower, Weights, checkpoint::read_json,
+    CrossEncoder, ImageTower, LateInteraction, Model, ModelError, ModelErrorKind, Sequence,
+    SequenceTower, TextTower, Weights, checkpoint::read_json,
 };
 
 /// The largest absolute error of a stage that counts as equal.
@@ -53,12 +54,21 @@ impl StageError {
     }
 }
 
+/// What was put in; each kind of model has its own.
 #[derive(Deserialize)]
 struct Inputs {
     #[serde(default)]
     texts: Vec<String>,
     #[serde(default)]
     images: Vec<String>,
+    /// Query and document, for cross-encoders.
+    #[serde(default)]
+    pairs: Vec<(String, String)>,
+    /// For late interaction.
+    #[serde(default)]
+    queries: Vec<String>,
+    #[serde(default)]
+    documents: Vec<String>,
 }
 
 /// Stored outputs of a reference library.
@@ -100,6 +110,92 @@ impl Reference {
         self.stages(model).map_err(|kind| kind.at(self.folder.display().to_string()))
     }
 
+    /// Compares a cross-encoder with the references: layers, logits, scores.
+    ///
+    /// # Errors
+    /// As [`Reference::compare`].
+    pub fn compare_pairs(&self, model: &CrossEncoder) -> Result<Vec<StageError>, ModelError> {
+        self.pairs(model).map_err(|kind| kind.at(self.folder.display().to_string()))
+    }
+
+    /// Compares a model of late interaction with the references: layers, token vectors, scores.
+    ///
+    /// # Errors
+    /// As [`Reference::compare`].
+    pub fn compare_late(&self, model: &LateInteraction) -> Result<Vec<StageError>, ModelError> {
+        self.late(model).map_err(|kind| kind.at(self.folder.display().to_string()))
+    }
+
+    fn pairs(&self, model: &CrossEncoder) -> Result<Vec<StageError>, ModelErrorKind> {
+        let mut errors = Vec::new();
+        let pairs: Vec<(&str, &str)> =
+            self.inputs.pairs.iter().map(|(q, d)| (q.as_str(), d.as_str())).collect();
+        let inputs: Vec<Sequence> = pairs
+            .iter()
+            .map(|(q, d)| Ok(model.sequence(model.tokenize(q, d)?)))
+            .collect::<Result<_, EmbedError>>()?;
+        let inputs: Vec<&Sequence> = inputs.iter().collect();
+        self.sequences("pair", "logits", model.tower(), &inputs, &mut errors)?;
+        let mut part = self.part("pair", Executor::Inferring, &mut errors);
+        part.compare("scores", model.predict(&pairs)?.0.values());
+        part.end()?;
+        Ok(errors)
+    }
+
+    fn late(&self, model: &LateInteraction) -> Result<Vec<StageError>, ModelErrorKind> {
+        let mut errors = Vec::new();
+        let sides = [("query", &self.inputs.queries), ("document", &self.inputs.documents)];
+        for (name, texts) in sides {
+            let read = |text: &String| match name {
+                "query" => model.query_sequence(text),
+                _ => model.document_sequence(text),
+            };
+            let inputs: Vec<Sequence> =
+                texts.iter().map(read).collect::<Result<_, EmbedError>>()?;
+            let inputs: Vec<&Sequence> = inputs.iter().collect();
+            self.sequences(name, "embedding", model.tower(), &inputs, &mut errors)?;
+        }
+        let [q, d] = sides.map(|(_, texts)| texts.iter().map(String::as_str).collect::<Vec<_>>());
+        let (q, d) = (model.embed_queries(&q)?, model.embed_documents(&d)?);
+        let scores: Vec<f32> =
+            q.iter().flat_map(|q| d.iter().map(|d| max_sim(&q.vectors, &d.vectors))).collect();
+        let (_, expected) = self.golden.tensor("scores")?;
+        errors.push(StageError {
+            stage: "scores".to_owned(),
+            executor: Executor::Inferring,
+            max_error: largest_difference(&scores, &expected),
+            min_cosine: None,
+        });
+        Ok(errors)
+    }
+
+    /// The layers and the output of a tower over sequences, by both executors.
+    fn sequences(
+        &self,
+        name: &'static str,
+        output: &str,
+        tower: &SequenceTower,
+        inputs: &[&Sequence],
+        errors: &mut Vec<StageError>,
+    ) -> Result<(), ModelErrorKind> {
+        let mut part = self.part(name, Executor::Inferring, errors);
+        tower.observe(inputs, &mut |stage, value| part.compare(stage, value.values()))?;
+        part.compare(output, tower.embed(inputs)?.values());
+        part.end()?;
+        let mut part = self.part(name, Executor::Recording, errors);
+        part.compare(output, tower.record(inputs)?.0.values());
+        part.end()
+    }
+
+    fn part<'a>(
+        &'a self,
+        name: &'static str,
+        executor: Executor,
+        errors: &'a mut Vec<StageError>,
+    ) -> Part<'a> {
+        Part { reference: self, name, executor, errors, missing: None }
+    }
+
     fn stages(&self, model: &Model) -> Result<Vec<StageError>, ModelErrorKind> {
         let mut errors = Vec::new();
         if let (Some(tower), false) = (&model.parts().text, self.inputs.texts.is_empty()) {
@@ -138,17 +234,11 @@ impl Reference {
         }
         let inputs: Vec<&Vec<u32>> = ids.iter().collect();
         for executor in [Executor::Inferring, Executor::Recording] {
-            let mut part = Part { reference: self, name: "text", executor, errors, missing: None };
+            let mut part = self.part("text", executor, errors);
             tower.observe(&inputs, executor, &mut |name, value| part.hear(name, value))?;
             part.end()?;
         }
-        let mut part = Part {
-            reference: self,
-            name: "text",
-            executor: Executor::Inferring,
-            errors,
-            missing: None,
-        };
+        let mut part = self.part("text", Executor::Inferring, errors);
         let found = model.embed_texts(&texts, &Task::Plain)?.vectors;
         part.embedding(found.values(), found.width());
         part.end()
@@ -174,20 +264,14 @@ impl Reference {
         }
         let inputs: Vec<&Pixels> = pixels.iter().collect();
         for executor in [Executor::Inferring, Executor::Recording] {
-            let mut part = Part { reference: self, name: "image", executor, errors, missing: None };
+            let mut part = self.part("image", executor, errors);
             if executor == Executor::Inferring {
                 part.compare("pixels", &values);
             }
             tower.observe(&inputs, executor, &mut |name, value| part.hear(name, value))?;
             part.end()?;
         }
-        let mut part = Part {
-            reference: self,
-            name: "image",
-            executor: Executor::Inferring,
-            errors,
-            missing: None,
-        };
+        let mut part = self.part("image", Executor::Inferring, errors);
         let found = tower.embed(&inputs)?;
         part.embedding(found.values(), found.width());
         part.end()

@@ -10,11 +10,11 @@ use std::{
 };
 
 use anyhow::Result;
-use conjoin_core::{Embedder, MANIFEST_FILE, Modality, Stop, Task, Tower};
+use conjoin_core::{Embedder, MANIFEST_FILE, Parameter, Reranker, Stop, Task, Tower};
 use conjoin_input::Pixels;
 use conjoin_model::{
-    EncoderSpec, ImageSpec, Model, NormPlacement,
-    families::{Plan, Reading},
+    CrossEncoder, EncoderSpec, ImageSpec, LateInteraction, Model, ModelErrorKind, NormPlacement,
+    families::{Kind, Plan, Reading, colbert::LatePlan, cross_encoder::PairPlan, model_card},
     reference::{Reference, StageError},
 };
 use serde_json::{Value, json};
@@ -29,31 +29,108 @@ use crate::{
 pub(crate) fn run(args: &Doctor, console: &Console, stop: &Stop) -> Result<Outcome> {
     let folder = models::find(&args.model, console, stop)?.folder;
     let begun = Instant::now();
-    let (model, reading) = open(&folder)?;
+    let (subject, reading) = open(&folder)?;
     let loaded = begun.elapsed();
     let stages = match Reference::find(&folder)? {
         None => None,
-        Some(reference) => Some(reference.compare(&model)?),
+        Some(reference) => Some(subject.compare(&reference)?),
     };
     stop.check()?;
-    let speed = if args.no_speed { Vec::new() } else { speed(&model, stop)? };
-    let report = Report { model: &model, reading, stages, speed, loaded };
+    let speed = if args.no_speed { Vec::new() } else { subject.speed(stop)? };
+    let report = Report { subject: &subject, folder: &folder, reading, stages, speed, loaded };
     if args.json {
-        print(&report.json().to_string())?;
+        print(&report.json()?.to_string())?;
     } else {
         print(&report.text()?)?;
     }
     Ok(if report.agrees() { Outcome::Done } else { Outcome::Refused })
 }
 
-fn open(folder: &Path) -> Result<(Model, Option<Reading>)> {
+/// What is looked at.
+enum Subject {
+    Embedder(Box<Model>),
+    CrossEncoder(Box<CrossEncoder>),
+    LateInteraction(Box<LateInteraction>),
+}
+
+fn open(folder: &Path) -> Result<(Subject, Option<Reading>)> {
     if folder.join(MANIFEST_FILE).exists() || !folder.exists() {
-        return Ok((Model::open(folder)?, None));
+        return Ok((Subject::Embedder(Box::new(Model::open(folder)?)), None));
     }
-    let plan = Plan::read(folder)?;
-    let reading = plan.reading.clone();
-    let model = plan.build().map_err(|kind| kind.at(folder.display().to_string()))?;
-    Ok((model, Some(reading)))
+    let at = |kind: ModelErrorKind| kind.at(folder.display().to_string());
+    Ok(match Kind::of(folder)? {
+        Kind::Embedder => {
+            let plan = Plan::read(folder)?;
+            let reading = plan.reading.clone();
+            (Subject::Embedder(Box::new(plan.build().map_err(at)?)), Some(reading))
+        }
+        Kind::CrossEncoder => {
+            let plan = PairPlan::read(folder)?;
+            let reading = plan.reading.clone();
+            (Subject::CrossEncoder(Box::new(plan.build().map_err(at)?)), Some(reading))
+        }
+        Kind::LateInteraction => {
+            let plan = LatePlan::read(folder)?;
+            let reading = plan.reading.clone();
+            (Subject::LateInteraction(Box::new(plan.build().map_err(at)?)), Some(reading))
+        }
+    })
+}
+
+impl Subject {
+    fn compare(&self, reference: &Reference) -> Result<Vec<StageError>> {
+        Ok(match self {
+            Self::Embedder(model) => reference.compare(model)?,
+            Self::CrossEncoder(model) => reference.compare_pairs(model)?,
+            Self::LateInteraction(model) => reference.compare_late(model)?,
+        })
+    }
+
+    fn parameters(&self) -> usize {
+        let count = |all: &[Parameter]| all.iter().map(|p| p.value.len()).sum::<usize>();
+        match self {
+            Self::Embedder(model) => {
+                let text = model.parts().text.as_ref().map_or(0, |t| count(t.parameters()));
+                text + model.parts().image.as_ref().map_or(0, |t| count(t.parameters()))
+            }
+            Self::CrossEncoder(model) => count(model.tower().parameters()),
+            Self::LateInteraction(model) => count(model.tower().parameters()),
+        }
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        match self {
+            Self::Embedder(model) => model.max_tokens(),
+            Self::CrossEncoder(model) => Some(model.max_tokens()),
+            Self::LateInteraction(model) => Some(model.max_tokens()),
+        }
+    }
+
+    fn fingerprint(&self) -> &str {
+        match self {
+            Self::Embedder(model) => model.fingerprint(),
+            Self::CrossEncoder(model) => model.fingerprint(),
+            Self::LateInteraction(model) => model.fingerprint(),
+        }
+    }
+
+    fn licence(&self, folder: &Path) -> Result<Option<String>> {
+        match self {
+            Self::Embedder(model) => Ok(model.spec().card.licence.clone()),
+            Self::CrossEncoder(_) | Self::LateInteraction(_) => {
+                let licence = model_card::licence(folder);
+                Ok(licence.map_err(|kind| kind.at(folder.display().to_string()))?)
+            }
+        }
+    }
+
+    fn speed(&self, stop: &Stop) -> Result<Vec<Speed>> {
+        match self {
+            Self::Embedder(model) => speed(model, stop),
+            Self::CrossEncoder(model) => ranking_speed(&**model, stop),
+            Self::LateInteraction(model) => ranking_speed(&**model, stop),
+        }
+    }
 }
 
 /// How fast one kind of work is here.
@@ -72,7 +149,8 @@ impl Speed {
 }
 
 struct Report<'a> {
-    model: &'a Model,
+    subject: &'a Subject,
+    folder: &'a Path,
     reading: Option<Reading>,
     stages: Option<Vec<StageError>>,
     speed: Vec<Speed>,
@@ -84,42 +162,39 @@ impl Report<'_> {
         self.stages.iter().flatten().all(StageError::agrees)
     }
 
-    fn parameters(&self) -> usize {
-        let parts = self.model.parts();
-        let text = parts.text.iter().flat_map(|tower| tower.parameters());
-        let image = parts.image.iter().flat_map(|tower| tower.parameters());
-        text.chain(image).map(|parameter| parameter.value.len()).sum()
-    }
-
     fn family(&self) -> &str {
         self.reading.as_ref().map_or("conjoin checkpoint", |reading| &reading.family)
     }
 
-    fn json(&self) -> Value {
-        let spec = self.model.spec();
+    fn json(&self) -> Result<Value> {
         let speed = |s: &Speed| {
             json!({"what": s.what, "batch": s.batch, "milliseconds": s.pass.as_secs_f64() * 1e3,
                 "per_second": s.per_second()})
         };
-        json!({
+        let licence = self.subject.licence(self.folder)?;
+        let mut report = json!({
             "family": self.family(),
             "reading": self.reading,
-            "modalities": self.model.modalities(),
-            "parameters": self.parameters(),
-            "width": self.model.width(),
-            "widths": self.model.widths(),
-            "max_tokens": self.model.max_tokens(),
-            "image_size": spec.contract.image.as_ref().map(|image| image.size),
-            "tasks": self.model.tasks(),
-            "licence": spec.card.licence,
-            "licence_warning": licence_warning(spec.card.licence.as_deref()),
-            "fingerprint": self.model.fingerprint(),
+            "parameters": self.subject.parameters(),
+            "max_tokens": self.subject.max_tokens(),
+            "licence": licence,
+            "licence_warning": licence_warning(licence.as_deref()),
+            "fingerprint": self.subject.fingerprint(),
             "references": self.stages,
             "agrees": self.stages.as_ref().map(|_| self.agrees()),
             "load_seconds": self.loaded.as_secs_f64(),
             "machine": machine::description(),
             "speed": self.speed.iter().map(speed).collect::<Vec<_>>(),
-        })
+        });
+        if let Subject::Embedder(model) = self.subject {
+            let image = model.spec().contract.image.as_ref();
+            report["modalities"] = json!(model.modalities());
+            report["width"] = json!(model.width());
+            report["widths"] = json!(model.widths());
+            report["image_size"] = json!(image.map(|image| image.size));
+            report["tasks"] = json!(model.tasks());
+        }
+        Ok(report)
     }
 
     fn text(&self) -> Result<String> {
@@ -149,52 +224,69 @@ impl Report<'_> {
     }
 
     fn facts(&self, out: &mut String) -> Result<()> {
-        let (model, spec) = (self.model, self.model.spec());
-        writeln!(out, "{}: {}", spec.card.name, self.family())?;
-        let parameters = self.parameters() as f64 / 1e6;
-        let mut widths = model.widths();
-        let shorter: Vec<String> =
-            widths.drain(..widths.len() - 1).map(|width| width.to_string()).collect();
-        let cut = match shorter.is_empty() {
-            true => String::new(),
-            false => format!(", or cut to {}", shorter.join(", ")),
-        };
-        writeln!(out, "  {parameters:.1} M parameters, vectors of width {}{cut}", model.width())?;
-        if let Some(text) = &spec.text {
-            writeln!(out, "  text tower: {}", shape(text))?;
-        }
-        match &spec.image {
-            Some(ImageSpec::Transformer(image)) => {
-                writeln!(out, "  picture tower: {}", shape(image))?
+        let name = self.folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        writeln!(out, "{}: {}", name.unwrap_or_default(), self.family())?;
+        writeln!(out, "  {:.1} M parameters", self.subject.parameters() as f64 / 1e6)?;
+        match self.subject {
+            Subject::Embedder(model) => embedder_facts(out, model)?,
+            Subject::CrossEncoder(model) => {
+                writeln!(out, "  text tower: {}", shape(model.tower().spec()))?;
+                writeln!(out, "  scores of pairs, up to {} tokens together", model.max_tokens())?;
             }
-            Some(ImageSpec::MobileNet(_)) => writeln!(out, "  picture tower: MobileNet v1")?,
-            None => {}
-        }
-        if let Some(text) = &spec.contract.text {
-            writeln!(
-                out,
-                "  texts: up to {} tokens, cut there unless --long-text",
-                text.max_tokens
-            )?;
-            for (task, prompt) in &text.prompts {
-                let task = if task.is_empty() { "plain" } else { task };
-                writeln!(out, "    --task {task}: {prompt:?} before the text")?;
+            Subject::LateInteraction(model) => {
+                let rule = model.rule();
+                writeln!(out, "  text tower: {}", shape(model.tower().spec()))?;
+                writeln!(
+                    out,
+                    "  a vector of width {} per token; queries of up to {} tokens, documents of up to {}",
+                    model.width(),
+                    rule.query.max_tokens,
+                    rule.document.max_tokens
+                )?;
             }
         }
-        if let Some(image) = &spec.contract.image {
-            writeln!(
-                out,
-                "  pictures: {0} x {0} pixels, {1:?}, {2:?}",
-                image.size, image.resize, image.interpolation
-            )?;
-        }
-        let licence = spec.card.licence.as_deref();
-        writeln!(out, "  licence: {}", licence.unwrap_or("not told by the folder"))?;
-        if let Some(warning) = licence_warning(licence) {
+        let licence = self.subject.licence(self.folder)?;
+        writeln!(out, "  licence: {}", licence.as_deref().unwrap_or("not told by the folder"))?;
+        if let Some(warning) = licence_warning(licence.as_deref()) {
             writeln!(out, "  WARNING: {warning}")?;
         }
         Ok(())
     }
+}
+
+fn embedder_facts(out: &mut String, model: &Model) -> Result<()> {
+    let spec = model.spec();
+    let mut widths = model.widths();
+    let shorter: Vec<String> =
+        widths.drain(..widths.len() - 1).map(|width| width.to_string()).collect();
+    let cut = match shorter.is_empty() {
+        true => String::new(),
+        false => format!(", or cut to {}", shorter.join(", ")),
+    };
+    writeln!(out, "  vectors of width {}{cut}", model.width())?;
+    if let Some(text) = &spec.text {
+        writeln!(out, "  text tower: {}", shape(text))?;
+    }
+    match &spec.image {
+        Some(ImageSpec::Transformer(image)) => writeln!(out, "  picture tower: {}", shape(image))?,
+        Some(ImageSpec::MobileNet(_)) => writeln!(out, "  picture tower: MobileNet v1")?,
+        None => {}
+    }
+    if let Some(text) = &spec.contract.text {
+        writeln!(out, "  texts: up to {} tokens, cut there unless --long-text", text.max_tokens)?;
+        for (task, prompt) in &text.prompts {
+            let task = if task.is_empty() { "plain" } else { task };
+            writeln!(out, "    --task {task}: {prompt:?} before the text")?;
+        }
+    }
+    if let Some(image) = &spec.contract.image {
+        writeln!(
+            out,
+            "  pictures: {0} x {0} pixels, {1:?}, {2:?}",
+            image.size, image.resize, image.interpolation
+        )?;
+    }
+    Ok(())
 }
 
 /// An encoder in one line.
@@ -266,7 +358,7 @@ fn speed(model: &Model, stop: &Stop) -> Result<Vec<Speed>> {
     let text =
         "the quick brown fox jumps over the lazy dog and runs off into the dark green forest";
     for batch in [1, 16] {
-        if model.modalities().contains(&Modality::Text) {
+        if model.parts().text.is_some() {
             let texts = vec![text; batch];
             let tokens = model.tokenize(text)?.ids.len();
             let what = format!("texts of {tokens} tokens");
@@ -282,6 +374,18 @@ fn speed(model: &Model, stop: &Stop) -> Result<Vec<Speed>> {
             let what = format!("decoded pictures of {size} x {size} pixels");
             all.push(time(what, batch, stop, || tower.embed(&pictures).map(drop))?);
         }
+    }
+    Ok(all)
+}
+
+/// Scores of documents for a query.
+fn ranking_speed(model: &dyn Reranker, stop: &Stop) -> Result<Vec<Speed>> {
+    let document = "the quick brown fox jumps over the lazy dog and runs off into the forest";
+    let mut all = Vec::new();
+    for batch in [1, 16] {
+        let documents = vec![document; batch];
+        let work = || model.rerank("where does the fox run", &documents).map(drop);
+        all.push(time("documents of a line".to_owned(), batch, stop, work)?);
     }
     Ok(all)
 }

@@ -44,6 +44,17 @@ fn doctor_tells_rules_prompts_and_licence_and_compares_with_references() {
 }
 
 #[test]
+fn doctor_reads_models_that_rank() {
+    let said = doctor(&checkpoint("cross_encoders/bert"), &[]).expect(0).out;
+    assert!(said.contains("cross-encoder on bert") && said.contains("scores of pairs"), "{said}");
+    assert!(said.contains("references: equal") && said.contains("pair.scores"), "{said}");
+    assert!(said.contains("documents of a line, 16 at once"), "{said}");
+    let json = doctor(&checkpoint("colbert/stanford"), &["--no-speed", "--json"]).expect(0).json();
+    assert_eq!(json["agrees"], true);
+    assert!(json["family"].as_str().unwrap().contains("Stanford's ColBERT"));
+}
+
+#[test]
 fn doctor_says_no_to_a_model_that_is_read_wrongly() {
     let dir = tempdir().unwrap();
     let case = checkpoint("sentence_encoders/bert");

@@ -134,6 +134,10 @@ impl Config {
         format!("{}: {}{key}", self.file, self.path)
     }
 
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
     /// Notes a rule that follows from `key`.
     pub(crate) fn note(&self, what: &str, choice: impl Display, key: &str) {
         let because = match self.keys.get(key) {

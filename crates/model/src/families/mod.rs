@@ -41,15 +41,18 @@ pub use plan::{Options, Plan};
 
 use std::path::Path;
 
-use crate::{ModelErrorKind, checkpoint::read_json, families::config::Log};
+use crate::{ModelError, ModelErrorKind, checkpoint::read_json, families::config::Log};
 
 /// Recognises the layout of a folder and plans the model in it.
 pub(crate) fn plan(folder: &Path, options: &Options) -> Result<Plan, ModelErrorKind> {
     let log = Log::default();
     let has = |name: &str| folder.join(name).exists();
     let kind = model_type(folder)?;
-    if let Some(found) = ranking_model(folder)? {
-        return Err(ModelErrorKind::OtherUse { found, way: "conjoin rerank" });
+    let ranks = |found| Err(ModelErrorKind::OtherUse { found, way: "conjoin rerank" });
+    match Kind::of(folder).map_err(|error| error.kind)? {
+        Kind::LateInteraction => return ranks("a model of late interaction"),
+        Kind::CrossEncoder => return ranks("a cross-encoder"),
+        Kind::Embedder => {}
     }
     let mut plan = if kind.as_deref() == Some("jina_clip") {
         // Its folder has a `modules.json` too, whose module is code.
@@ -113,13 +116,32 @@ fn name_of(folder: &Path) -> String {
     hub.or_else(|| parts.clone().next().map(Into::into)).unwrap_or_default()
 }
 
-/// What a folder holds if it is a model that ranks.
-fn ranking_model(folder: &Path) -> Result<Option<&'static str>, ModelErrorKind> {
-    Ok(if colbert::is_here(folder)? {
-        Some("a model of late interaction")
-    } else if cross_encoder::is_here(folder)? {
-        Some("a cross-encoder")
-    } else {
-        None
-    })
+/// What a model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One vector per input: [`Plan`].
+    Embedder,
+    /// A score per pair of texts: [`cross_encoder::PairPlan`].
+    CrossEncoder,
+    /// A vector per token: [`colbert::LatePlan`].
+    LateInteraction,
+}
+
+impl Kind {
+    /// What the model in a folder of somebody else's is for.
+    ///
+    /// # Errors
+    /// When a file that tells it cannot be read.
+    pub fn of(folder: &Path) -> Result<Self, ModelError> {
+        let kind = || {
+            Ok(if colbert::is_here(folder)? {
+                Self::LateInteraction
+            } else if cross_encoder::is_here(folder)? {
+                Self::CrossEncoder
+            } else {
+                Self::Embedder
+            })
+        };
+        kind().map_err(|kind: ModelErrorKind| kind.at(folder.display().to_string()))
+    }
 }
