@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-use crate::support::{Ran, conjoin, copy, trained};
+use crate::support::{Ran, conjoin, copy, recipe, trained};
 
 fn checkpoint(case: &str) -> PathBuf {
     let path = format!("../../testdata/parity/{case}/checkpoint");
@@ -89,6 +89,53 @@ fn an_unknown_value_is_an_error_that_names_it() {
         said.contains("`config.json`: `hidden_act` is \"mish\", this build implements"),
         "{said}"
     );
+}
+
+/// Trains two steps on the small shop from `start`, and gives the model's folder.
+#[track_caller]
+fn fine_tuned(dir: &TempDir, start: &str) -> PathBuf {
+    let old = recipe(2);
+    let lines = old.lines().map(|line| match line.starts_with("start.towers") {
+        true => start,
+        false => line,
+    });
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    let data = trained().join("data").display().to_string();
+    let text = text.replace("data = \"data\"", &format!("data = \"{data}\""));
+    fs_err::write(dir.path().join("recipe.toml"), text).unwrap();
+    conjoin(dir.path(), &["train", "recipe.toml", "--out", "run"]).expect(0);
+    dir.path().join("run/model")
+}
+
+#[test]
+fn pairs_of_towers_of_other_libraries_are_fine_tuned() {
+    for case in ["clip/quick_gelu", "siglip/v1", "jina_clip/v1", "open_clip/eva"] {
+        let dir = tempdir().unwrap();
+        let model = checkpoint(case);
+        let tuned = fine_tuned(&dir, &format!("start.checkpoint = \"{}\"", model.display()));
+        let before = doctor(&model, &["--no-speed", "--json"]).expect(0).json();
+        let after = doctor(&tuned, &["--no-speed", "--json"]).expect(0).json();
+        for key in ["width", "max_tokens", "image_size", "parameters"] {
+            assert_eq!(before[key], after[key], "{case}: {key}");
+        }
+        assert_ne!(before["fingerprint"], after["fingerprint"], "{case}");
+    }
+}
+
+#[test]
+fn text_towers_of_other_libraries_get_a_head_and_keep_their_prompts() {
+    let dir = tempdir().unwrap();
+    let model = checkpoint("sentence_encoders/xlm_roberta");
+    let towers = format!(
+        "start.towers = {{ image_size = 64, width = 20, max_tokens = 16, \
+         text.sentence_transformer = \"{}\" }}",
+        model.display()
+    );
+    let tuned = fine_tuned(&dir, &towers);
+    let tasks =
+        |model: &Path| doctor(model, &["--no-speed", "--json"]).expect(0).json()["tasks"].clone();
+    assert_eq!(tasks(&tuned), tasks(&model));
+    assert_eq!(doctor(&tuned, &["--no-speed", "--json"]).expect(0).json()["width"], 20);
 }
 
 /// Embeds three lines with a tiny BERT that reads few tokens.
