@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use conjoin_core::{Seed, Stop, Tower};
-use conjoin_engine::{Activation, Mask};
+use conjoin_engine::Activation;
 use conjoin_hub::ModelName;
 use conjoin_input::{InputContract, TextContract, Tokenizer};
 use conjoin_model::{
     AttentionRule, Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, Matryoshka, MlpRule,
     MobileNetSpec, Model, ModelParts, ModelSpec, NameMap, NormPlacement, NormRule, OutputNorm,
-    Pooling, QkvBias, ScoreBias, TextTower, Weights, families::mobilenet,
+    Pooling, TextTower, Weights, families::mobilenet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -187,25 +187,9 @@ impl Towers {
             input_norm: false,
             width,
             layers,
-            attention: AttentionRule {
-                heads,
-                qkv_bias: QkvBias::All,
-                out_bias: true,
-                inner_norm: false,
-                mask: Mask::Bidirectional,
-                score_bias: ScoreBias::None,
-                rotary: None,
-                local: None,
-            },
-            mlp: MlpRule {
-                width: 4 * width,
-                activation: Activation::Gelu,
-                gated: false,
-                up_bias: true,
-                down_bias: true,
-                inner_norm: false,
-            },
-            norm: NormRule { placement: NormPlacement::Pre, eps: 1e-5, bias: true, first: true },
+            attention: AttentionRule::plain(heads),
+            mlp: MlpRule::plain(4 * width, Activation::Gelu),
+            norm: NormRule::plain(NormPlacement::Pre, 1e-5),
             layer_scale: false,
             output_norm: OutputNorm::Tokens,
             pooling: Pooling::Mean,

@@ -364,6 +364,40 @@ impl MobileNetSpec {
     }
 }
 
+impl AttentionRule {
+    /// Every token sees every token, biases everywhere, nothing else.
+    #[must_use]
+    pub fn plain(heads: usize) -> Self {
+        Self {
+            heads,
+            qkv_bias: QkvBias::All,
+            out_bias: true,
+            inner_norm: false,
+            mask: Mask::Bidirectional,
+            score_bias: ScoreBias::None,
+            rotary: None,
+            local: None,
+        }
+    }
+}
+
+impl MlpRule {
+    /// Two projections with biases and an activation between them.
+    #[must_use]
+    pub fn plain(width: usize, activation: Activation) -> Self {
+        let (up_bias, down_bias) = (true, true);
+        Self { width, activation, gated: false, up_bias, down_bias, inner_norm: false }
+    }
+}
+
+impl NormRule {
+    /// Norms with biases in every layer.
+    #[must_use]
+    pub fn plain(placement: NormPlacement, eps: f32) -> Self {
+        Self { placement, eps, bias: true, first: true }
+    }
+}
+
 impl EncoderSpec {
     /// Width of the embeddings.
     #[must_use]

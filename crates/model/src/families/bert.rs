@@ -3,15 +3,13 @@
 //! In:  `config.json` with `model_type` `bert`. Out: the encoder's spec and names.
 //! Source: Devlin et al. 2019. Parity: `testdata/parity/minilm`, `testdata/parity/sentence_encoders`.
 
-use conjoin_engine::Mask;
-
 use super::{
     config::Config,
     text::{Body, Names, activation},
 };
 use crate::{
     AttentionRule, EncoderInput, EncoderSpec, MlpRule, ModelErrorKind, NormPlacement, NormRule,
-    OutputNorm, Pooling, QkvBias, ScoreBias,
+    OutputNorm, Pooling,
 };
 
 /// Reads the configuration.
@@ -49,30 +47,12 @@ pub(crate) fn post_norm(config: &Config, layers: usize) -> Result<EncoderSpec, M
         input_norm: true,
         width: config.usize_or("hidden_size", 768)?,
         layers,
-        attention: AttentionRule {
-            heads: config.usize_or("num_attention_heads", 12)?,
-            qkv_bias: QkvBias::All,
-            out_bias: true,
-            inner_norm: false,
-            mask: Mask::Bidirectional,
-            score_bias: ScoreBias::None,
-            rotary: None,
-            local: None,
-        },
-        mlp: MlpRule {
-            width: config.usize_or("intermediate_size", 3072)?,
-            activation: activation(config, "hidden_act", "gelu")?,
-            gated: false,
-            up_bias: true,
-            down_bias: true,
-            inner_norm: false,
-        },
-        norm: NormRule {
-            placement: NormPlacement::Post,
-            eps: config.f32_or("layer_norm_eps", 1e-12)?,
-            bias: true,
-            first: true,
-        },
+        attention: AttentionRule::plain(config.usize_or("num_attention_heads", 12)?),
+        mlp: MlpRule::plain(
+            config.usize_or("intermediate_size", 3072)?,
+            activation(config, "hidden_act", "gelu")?,
+        ),
+        norm: NormRule::plain(NormPlacement::Post, config.f32_or("layer_norm_eps", 1e-12)?),
         layer_scale: false,
         output_norm: OutputNorm::None,
         pooling: Pooling::First,

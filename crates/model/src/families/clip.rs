@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     AttentionRule, EncoderInput, EncoderSpec, ImageSpec, Matryoshka, MlpRule, ModelErrorKind,
-    NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, ScoreBias, Source, Weights,
+    NormPlacement, NormRule, OutputNorm, Pooling, Source, Weights,
     checkpoint::read_limited,
     tower::{IMAGE_PREFIX, TEXT_PREFIX},
 };
@@ -246,25 +246,9 @@ pub(crate) fn pre_norm(
         input_norm: false,
         width,
         layers,
-        attention: AttentionRule {
-            heads,
-            qkv_bias: QkvBias::All,
-            out_bias: true,
-            inner_norm: false,
-            mask: Mask::Bidirectional,
-            score_bias: ScoreBias::None,
-            rotary: None,
-            local: None,
-        },
-        mlp: MlpRule {
-            width: 4 * width,
-            activation: Activation::Gelu,
-            gated: false,
-            up_bias: true,
-            down_bias: true,
-            inner_norm: false,
-        },
-        norm: NormRule { placement: NormPlacement::Pre, eps: 1e-5, bias: true, first: true },
+        attention: AttentionRule::plain(heads),
+        mlp: MlpRule::plain(4 * width, Activation::Gelu),
+        norm: NormRule::plain(NormPlacement::Pre, 1e-5),
         layer_scale: false,
         output_norm: OutputNorm::Tokens,
         pooling: Pooling::First,

@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use conjoin_engine::{Activation, Mask};
+use conjoin_engine::Activation;
 use conjoin_input::{ImageContract, InputContract, TextContract, Tokenizer};
 use serde_json::{Value, json};
 
@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     AttentionRule, EncoderInput, EncoderSpec, HeadLayer, ImageSpec, Matryoshka, MlpRule,
-    ModelErrorKind, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, ScoreBias, Source,
-    Weights, checkpoint::read_json,
+    ModelErrorKind, NormPlacement, NormRule, OutputNorm, Pooling, Source, Weights,
+    checkpoint::read_json,
 };
 
 pub(crate) fn plan(folder: &Path, log: &Log) -> Result<Plan, ModelErrorKind> {
@@ -83,30 +83,12 @@ fn encoder(config: &Config, input: EncoderInput) -> Result<EncoderSpec, ModelErr
         input_norm: false,
         width: config.usize_or("hidden_size", 768)?,
         layers: config.usize_or("num_hidden_layers", 12)?,
-        attention: AttentionRule {
-            heads: config.usize_or("num_attention_heads", 12)?,
-            qkv_bias: QkvBias::All,
-            out_bias: true,
-            inner_norm: false,
-            mask: Mask::Bidirectional,
-            score_bias: ScoreBias::None,
-            rotary: None,
-            local: None,
-        },
-        mlp: MlpRule {
-            width: config.usize_or("intermediate_size", 3072)?,
-            activation: activation(config, "hidden_act", "gelu_pytorch_tanh")?,
-            gated: false,
-            up_bias: true,
-            down_bias: true,
-            inner_norm: false,
-        },
-        norm: NormRule {
-            placement: NormPlacement::Pre,
-            eps: config.f32_or("layer_norm_eps", 1e-6)?,
-            bias: true,
-            first: true,
-        },
+        attention: AttentionRule::plain(config.usize_or("num_attention_heads", 12)?),
+        mlp: MlpRule::plain(
+            config.usize_or("intermediate_size", 3072)?,
+            activation(config, "hidden_act", "gelu_pytorch_tanh")?,
+        ),
+        norm: NormRule::plain(NormPlacement::Pre, config.f32_or("layer_norm_eps", 1e-6)?),
         layer_scale: false,
         output_norm: OutputNorm::Tokens,
         pooling: Pooling::Last,
