@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use conjoin_core::VectorName;
 use conjoin_hub::ModelName;
-use conjoin_model::{LongText, Model, ModelErrorKind};
+use conjoin_model::{ExportTarget, LongText, Model, ModelErrorKind};
 
 /// Multimodal embeddings in one tool: curate, train, adapt, measure, embed, index, search, serve.
 ///
@@ -57,6 +57,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  conjoin embed data --model run/model --out vectors\n  conjoin embed queries.txt photo.jpg --model run/model --format safetensors --out vectors"
     )]
     Embed(Embed),
+    /// Write a model in the layout of a Python library, with a model card.
+    #[command(
+        after_help = "Examples:\n  conjoin export run/model --to sentence-transformers --out shop-embedder\n  conjoin export hf:openai/clip-vit-base-patch32 --to open_clip --out clip\n\nThe library gives the same vectors. Prints the lines of Python that open the model."
+    )]
+    Export(Export),
     /// Build a search index of a dataset.
     #[command(after_help = "Example:\n  conjoin index data --model run/model --out index")]
     Index(Index),
@@ -316,6 +321,43 @@ pub(crate) struct VectorChoice {
     /// The task whose adapter is merged into the weights, of models that hold some (jina-clip-v2).
     #[arg(long, value_name = "TASK")]
     pub adapter: Option<String>,
+}
+
+/// Whose layout a model is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportTo {
+    /// Hugging Face transformers (and timm, for models of timm).
+    Hf,
+    /// sentence-transformers.
+    SentenceTransformers,
+    /// `open_clip`.
+    #[value(name = "open_clip")]
+    OpenClip,
+}
+
+impl From<ExportTo> for ExportTarget {
+    fn from(to: ExportTo) -> Self {
+        match to {
+            ExportTo::Hf => Self::Hf,
+            ExportTo::SentenceTransformers => Self::SentenceTransformers,
+            ExportTo::OpenClip => Self::OpenClip,
+        }
+    }
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Export {
+    /// The model: a folder or `hf:OWNER/NAME`.
+    pub model: ModelName,
+    /// The library.
+    #[arg(long, value_enum)]
+    pub to: ExportTo,
+    /// Folder for the files; an older export there is replaced, anything else refused.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// A report whose figures the model card tells. Default: `report` beside the model, if it is about it.
+    #[arg(long)]
+    pub report: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]

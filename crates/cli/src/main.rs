@@ -5,6 +5,7 @@
 mod args;
 mod assets;
 mod batches;
+mod card;
 mod commands;
 mod console;
 mod machine;

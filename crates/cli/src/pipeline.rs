@@ -20,6 +20,7 @@ use conjoin_train::{Ended, JOURNAL_FILE, StepLog, Trainer, latest_state};
 
 use crate::{
     args::VectorChoice,
+    card::{self, CARD_FILE, DATA_FACT, Making, RECIPE_FILE},
     console::Console,
     machine, models,
     observer::{self, Watcher},
@@ -107,8 +108,14 @@ pub(crate) fn train(
     manifest.seed = Some(recipe.train.seed.0);
     manifest.inputs.insert("data".to_owned(), dataset.manifest_hash());
     manifest.facts = spec.facts();
+    let facts = data_facts(&dataset).into_iter().map(|fact| (fact.name, fact.value.into()));
+    manifest.facts.insert(DATA_FACT.to_owned(), serde_json::Value::Object(facts.collect()));
     let model = Model::from_parts(spec, parts).context("the trained model")?;
-    model.save(model_folder, manifest)?;
+    let recipe = recipe.to_toml()?;
+    let making =
+        Making { manifest: Some(manifest.clone()), recipe: Some(recipe.clone()), figures: None };
+    let card = card::card(&model, &making, None)?;
+    model.save_with(model_folder, manifest, &[(RECIPE_FILE, &recipe), (CARD_FILE, &card)])?;
     Ok(())
 }
 

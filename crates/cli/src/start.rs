@@ -12,8 +12,8 @@ use conjoin_hub::ModelName;
 use conjoin_input::{InputContract, TextContract, Tokenizer};
 use conjoin_model::{
     AttentionRule, Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, Matryoshka, MlpRule,
-    MobileNetSpec, Model, ModelParts, ModelSpec, NameMap, NormPlacement, NormRule, OutputNorm,
-    Pooling, TextTower, Weights, families::mobilenet,
+    MobileNetSpec, Model, ModelParts, ModelSpec, NameMap, NormPlacement, NormRule, Origin,
+    OutputNorm, Pooling, TextTower, Weights, families::mobilenet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -96,9 +96,13 @@ impl Start {
     }
 }
 
+/// What a text tower brings: itself, its tokeniser, its contract, its name, its origins.
+type TextSide = (TextTower, Tokenizer, TextContract, String, Vec<Origin>);
+
 impl Towers {
     fn build(&self, seed: Seed) -> Result<Model> {
-        let (text, tokenizer, contract, text_source) = self.text_tower(seed.stream("text"))?;
+        let (text, tokenizer, contract, text_source, origins) =
+            self.text_tower(seed.stream("text"))?;
         // MobileNet's; a text model of the user's own brings one that its folder does not tell.
         let licence = match &self.text {
             TextStart::New { .. } => Some("Apache-2.0".to_owned()),
@@ -125,7 +129,12 @@ impl Towers {
                 sources: vec!["MobileNet v1 0.75 (ImageNet)".to_owned(), text_source],
             },
         };
-        let parts = ModelParts { text: Some(text), image: Some(image), tokenizer: Some(tokenizer) };
+        let parts = ModelParts {
+            text: Some(text),
+            image: Some(image),
+            tokenizer: Some(tokenizer),
+            origins,
+        };
         Model::from_parts(spec, parts).context("the two towers do not fit")
     }
 
@@ -141,8 +150,8 @@ impl Towers {
         Ok(ImageTower::build(&ImageSpec::MobileNet(spec), contract, &map, seed)?)
     }
 
-    /// The tower, its tokeniser, its contract, and what it is.
-    fn text_tower(&self, seed: Seed) -> Result<(TextTower, Tokenizer, TextContract, String)> {
+    /// The tower, its tokeniser, its contract, what it is, and where it comes from.
+    fn text_tower(&self, seed: Seed) -> Result<TextSide> {
         match &self.text {
             TextStart::New { width, layers, heads } => {
                 let tokenizer = Tokenizer::from_wordpiece(assets::VOCABULARY)?;
@@ -154,7 +163,7 @@ impl Towers {
                     bare: None,
                     prompts: BTreeMap::new(),
                 };
-                Ok((tower, tokenizer, contract, "a new text tower".to_owned()))
+                Ok((tower, tokenizer, contract, "a new text tower".to_owned(), Vec::new()))
             }
             TextStart::SentenceTransformer(name) => {
                 let (spec, parts) = models::open_found(name)?.into_parts();
@@ -165,7 +174,9 @@ impl Towers {
                 let map = NameMap::from_parameters(old.parameters());
                 let tower = TextTower::build(&with_head, &map, seed)?;
                 let contract = spec.contract.text.context("a text tower has a contract")?;
-                Ok((tower, tokenizer, contract, spec.card.name))
+                // The image tower is another one than that of the folder, if that has one.
+                let origins = parts.origins.into_iter().map(Origin::of_text).collect();
+                Ok((tower, tokenizer, contract, spec.card.name, origins))
             }
         }
     }

@@ -23,6 +23,8 @@ pub const CHECKPOINT_VERSION: u32 = 2;
 const SPEC_FILE: &str = "spec.json";
 const WEIGHTS_FILE: &str = "weights.safetensors";
 const TOKENIZER_FILE: &str = "tokenizer.json";
+/// Only where towers come from somebody else's folder.
+const ORIGIN_FILE: &str = "origin.json";
 
 /// Descriptions and vocabularies are megabytes at most.
 const MAX_JSON_BYTES: u64 = 64 << 20;
@@ -56,17 +58,43 @@ impl Model {
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, folder: &Path, manifest: Manifest) -> Result<Artifact, ModelError> {
-        self.write(folder, manifest).map_err(|kind| kind.at(folder.display().to_string()))
+        self.save_with(folder, manifest, &[])
     }
 
-    fn write(&self, folder: &Path, mut manifest: Manifest) -> Result<Artifact, ModelErrorKind> {
+    /// As [`Model::save`], with texts for people beside it: names and contents.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_with(
+        &self,
+        folder: &Path,
+        manifest: Manifest,
+        texts: &[(&str, &str)],
+    ) -> Result<Artifact, ModelError> {
+        self.write(folder, manifest, texts).map_err(|kind| kind.at(folder.display().to_string()))
+    }
+
+    fn write(
+        &self,
+        folder: &Path,
+        mut manifest: Manifest,
+        texts: &[(&str, &str)],
+    ) -> Result<Artifact, ModelErrorKind> {
         let writer = ArtifactWriter::create(folder, CHECKPOINT_FORMAT)?;
+        for (name, text) in texts {
+            fs_err::write(writer.file(name), text)?;
+        }
         let spec = serde_json::to_vec_pretty(self.spec())
             .map_err(|source| ModelErrorKind::Json { file: SPEC_FILE.to_owned(), source })?;
         fs_err::write(writer.file(SPEC_FILE), spec)?;
         let parts = self.parts();
         if let Some(tokenizer) = &parts.tokenizer {
             fs_err::write(writer.file(TOKENIZER_FILE), tokenizer.to_json())?;
+        }
+        if !parts.origins.is_empty() {
+            let origins = serde_json::to_vec(&parts.origins)
+                .map_err(|source| ModelErrorKind::Json { file: ORIGIN_FILE.to_owned(), source })?;
+            fs_err::write(writer.file(ORIGIN_FILE), origins)?;
         }
         let text = parts.text.iter().flat_map(|t| t.parameters());
         let image = parts.image.iter().flat_map(|t| t.parameters());
@@ -120,6 +148,10 @@ fn read(folder: &Path) -> Result<Model, ModelErrorKind> {
         let tower = ImageTower::build(image, contract, &map, Seed(0))?;
         map.has_all(IMAGE_PREFIX, &tower)?;
         parts.image = Some(tower);
+    }
+    let origin = artifact.file(ORIGIN_FILE);
+    if origin.exists() {
+        parts.origins = read_json(&origin)?;
     }
     let stated = artifact.manifest().fingerprint.clone();
     match stated {

@@ -178,6 +178,20 @@ pub enum ModelErrorKind {
     /// A picture of the references cannot be read.
     #[error("a picture cannot be read")]
     Image(#[from] conjoin_input::ImageError),
+    /// The layout a model is to be exported to has no words for one of its rules.
+    #[error(
+        "{target} cannot say {what}: {found}; targets that can say all of this model: {others}"
+    )]
+    NotExpressible {
+        /// The rule.
+        what: String,
+        /// The model's.
+        found: String,
+        /// The layout.
+        target: &'static str,
+        /// The layouts that can.
+        others: String,
+    },
     /// The checkpoint folder cannot be used.
     #[error(transparent)]
     Artifact(Box<conjoin_core::ArtifactErrorKind>),

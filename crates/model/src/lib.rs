@@ -11,6 +11,7 @@ mod checkpoint;
 mod cross_encoder;
 mod encoder;
 mod error;
+mod export;
 pub mod families;
 mod late_interaction;
 mod layout;
@@ -18,6 +19,7 @@ mod long_text;
 mod matryoshka;
 mod mobilenet;
 mod model;
+mod origin;
 mod places;
 mod pooling;
 pub mod reference;
@@ -30,10 +32,12 @@ mod weights;
 pub use checkpoint::{CHECKPOINT_FORMAT, CHECKPOINT_VERSION};
 pub use cross_encoder::{CrossEncoder, open_reranker};
 pub use error::{ModelError, ModelErrorKind};
+pub use export::{EXPORT_FORMAT, EXPORT_VERSION, Export, ExportTarget};
 pub use late_interaction::{LateInteraction, TokenVectors};
 pub use long_text::LongText;
 pub use matryoshka::Matryoshka;
 pub use model::{Card, Model, ModelParts, ModelSpec};
+pub use origin::{Content, FolderLayout, ForeignTensor, Order, Origin, Piece};
 pub use spec::{
     AttentionRule, EncoderInput, EncoderSpec, HeadLayer, ImageSpec, Local, MlpRule, MobileNetBlock,
     MobileNetSpec, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, Rotary, RotaryAxes,

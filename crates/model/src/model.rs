@@ -18,8 +18,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EncoderSpec, ImageSpec, ImageTower, LongText, Matryoshka, ModelError, ModelErrorKind, Pooling,
-    TextTower, families,
+    EncoderSpec, ImageSpec, ImageTower, LongText, Matryoshka, ModelError, ModelErrorKind, Origin,
+    Pooling, TextTower,
+    export::is_export,
+    families,
     long_text::{Parts, Window, weighted_mean},
     tiles,
 };
@@ -66,6 +68,8 @@ pub struct ModelParts {
     pub image: Option<ImageTower>,
     /// The tokeniser; needed by a text tower.
     pub tokenizer: Option<Tokenizer>,
+    /// The folders of somebody else's that the towers were read from, to write them back.
+    pub origins: Vec<Origin>,
 }
 
 /// Computes a fingerprint, when somebody asks for it: it may have to read all weights.
@@ -188,7 +192,8 @@ impl Model {
     /// As there, and when the model has no such choice.
     pub fn open_with(folder: &Path, options: &families::Options) -> Result<Self, ModelError> {
         // A folder that is not there may be one whose writer died; opening it puts it back.
-        if folder.join(conjoin_core::MANIFEST_FILE).exists() || !folder.exists() {
+        let is_ours = folder.join(conjoin_core::MANIFEST_FILE).exists() && !is_export(folder);
+        if is_ours || !folder.exists() {
             return match options.adapter.clone() {
                 None => Self::open_checkpoint(folder),
                 Some(found) => {
@@ -197,7 +202,11 @@ impl Model {
             };
         }
         let plan = families::Plan::read_with(folder, options)?;
-        plan.build().map_err(|kind| kind.at(folder.display().to_string()))
+        let at = |kind: ModelErrorKind| kind.at(folder.display().to_string());
+        let origin = Origin::of(folder, &plan).map_err(at)?;
+        let mut model = plan.build().map_err(at)?;
+        model.parts.origins.push(origin);
+        Ok(model)
     }
 
     /// Everything about the model but its numbers.

@@ -66,7 +66,9 @@ pub struct NameMap {
 type Tensor = (Vec<usize>, Values);
 
 /// Keras' MobileNet normalises with this ε.
-const BATCH_NORM_EPS: f32 = 1e-3;
+pub(crate) const BATCH_NORM_EPS: f32 = 1e-3;
+/// The tensors of a batch norm, behind its prefix and a slash.
+pub(crate) const BATCH_NORM_PARTS: [&str; 4] = ["gamma", "beta", "moving_mean", "moving_variance"];
 
 impl NameMap {
     /// No values: everything is made fresh.
@@ -226,9 +228,7 @@ impl Source {
                     .collect()
             }
             Self::NormScale(prefix) | Self::NormShift(prefix) => {
-                ["gamma", "beta", "moving_mean", "moving_variance"]
-                    .map(|part| format!("{prefix}/{part}"))
-                    .to_vec()
+                BATCH_NORM_PARTS.map(|part| format!("{prefix}/{part}")).to_vec()
             }
         }
     }

@@ -75,7 +75,8 @@ fn model_of(spec: &EncoderSpec, max_tokens: usize) -> Model {
         card: Card::default(),
     };
     let tokenizer = Some(Tokenizer::from_wordpiece(vocab.as_bytes()).unwrap());
-    let parts = ModelParts { text: Some(tower(spec)), image: None, tokenizer };
+    let parts =
+        ModelParts { text: Some(tower(spec)), image: None, tokenizer, ..ModelParts::default() };
     Model::from_parts(model, parts).unwrap()
 }
 

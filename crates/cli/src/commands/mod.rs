@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod embed;
 mod eval;
+mod export;
 mod index;
 mod rerank;
 mod search;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command, console: &Console, stop: &Stop) -> Result<Ou
         Command::Train(args) => train::run(&args, console, stop),
         Command::Eval(args) => eval::run(&args, console, stop),
         Command::Embed(args) => embed::run(&args, console, stop),
+        Command::Export(args) => export::run(&args, console, stop),
         Command::Index(args) => index::run(&args, console, stop),
         Command::Rerank(args) => rerank::run(&args, console, stop),
         Command::Search(args) => search::run(&args, console, stop),

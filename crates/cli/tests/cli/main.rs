@@ -4,6 +4,7 @@
 mod adapt;
 mod bad_input;
 mod console;
+mod export;
 mod hub;
 #[path = "../../../hub/tests/fetch/server.rs"]
 mod hub_server;

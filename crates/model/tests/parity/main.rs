@@ -11,6 +11,7 @@
 
 mod case;
 mod clip;
+mod export;
 mod image_text;
 mod sentence_encoders;
 
