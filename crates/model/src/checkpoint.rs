@@ -130,6 +130,10 @@ fn fingerprint(spec: &ModelSpec, parts: &ModelParts) -> Result<String, ModelErro
 
 fn read(folder: &Path) -> Result<Model, ModelErrorKind> {
     let artifact = Artifact::open(folder, CHECKPOINT_FORMAT, CHECKPOINT_VERSION)?;
+    let found = artifact.manifest().version;
+    if found < CHECKPOINT_VERSION {
+        return Err(ModelErrorKind::TooOld { found, oldest: CHECKPOINT_VERSION });
+    }
     // The fingerprint is only worth something if the numbers are those it was taken of.
     artifact.verify()?;
     let spec: ModelSpec = read_json(&artifact.file(SPEC_FILE))?;

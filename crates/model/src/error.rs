@@ -192,6 +192,14 @@ pub enum ModelErrorKind {
         /// The layouts that can.
         others: String,
     },
+    /// A checkpoint of a version whose spec said less.
+    #[error("checkpoint version {found}, this build reads {oldest}; train the model anew")]
+    TooOld {
+        /// The version found.
+        found: u32,
+        /// The oldest that is read.
+        oldest: u32,
+    },
     /// The checkpoint folder cannot be used.
     #[error(transparent)]
     Artifact(Box<conjoin_core::ArtifactErrorKind>),

@@ -94,6 +94,13 @@ fn a_checkpoint_gives_back_the_same_model() {
         model.embed_texts(&["a b"], &Task::Plain).unwrap()
     );
 
+    let manifest = folder.join("manifest.json");
+    let text = fs_err::read_to_string(&manifest).unwrap();
+    fs_err::write(&manifest, text.replace("\"version\": 2", "\"version\": 1")).unwrap();
+    let error = Model::open(&folder).unwrap_err().kind.to_string();
+    assert_eq!(error, "checkpoint version 1, this build reads 2; train the model anew");
+    fs_err::write(&manifest, text).unwrap();
+
     let mut bytes = fs_err::read(folder.join("weights.safetensors")).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
