@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask check | ci | tidy | golden CASE`.
+//! The project's chores: `cargo xtask check | ci | tidy | golden CASE | fuzz`.
 //!
 //! In:  a checkout. Out: text for a person, exit code 0 (fine), 1 (a check said no), 2 (could not).
 //! Not here: anything the product needs. Std only, so that it builds in seconds.
@@ -7,6 +7,7 @@
 
 mod check;
 mod files;
+mod fuzz;
 mod golden;
 mod run;
 mod tidy;
@@ -23,6 +24,8 @@ cargo xtask COMMAND
   golden CASE [--replace] [-- ARGS]
                             makes testdata/parity/CASE anew with its make.py (ARGS go to it),
                             shows the numeric differences, replaces the files only if asked to
+  fuzz --seconds N [--seed S]
+                            changes model folders at random for N seconds of each kind of change
 ";
 
 /// Whether the chore is content with the checkout.
@@ -56,6 +59,7 @@ fn dispatch(args: &[String]) -> Result<Verdict, Stopped> {
         ["ci"] => check::ci(),
         ["tidy"] => tidy::tidy(),
         ["golden", case, rest @ ..] => golden::golden(case, rest),
+        ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(Verdict::Fine)
@@ -65,7 +69,7 @@ fn dispatch(args: &[String]) -> Result<Verdict, Stopped> {
 }
 
 /// The chores' names, for the check that documents name only what exists.
-pub(crate) const COMMANDS: [&str; 4] = ["check", "ci", "tidy", "golden"];
+pub(crate) const COMMANDS: [&str; 5] = ["check", "ci", "tidy", "golden", "fuzz"];
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use fs_err as fs;
@@ -125,6 +125,12 @@ pub enum ArtifactErrorKind {
         /// Format of the artefact to be written.
         expected: String,
     },
+    /// The manifest names a file elsewhere.
+    #[error("`{MANIFEST_FILE}` names `{file}`, which is no file of the folder")]
+    Outside {
+        /// The name.
+        file: String,
+    },
     /// A file is not what the manifest says.
     #[error("`{file}` has hash {found}, the manifest says {expected}")]
     Hash {
@@ -182,6 +188,10 @@ impl Artifact {
     pub fn verify(&self) -> Result<(), ArtifactError> {
         let fail = |kind| ArtifactError { path: self.path.clone(), kind };
         for (file, expected) in &self.manifest.files {
+            let inside = Path::new(file).components().all(|c| matches!(c, Component::Normal(_)));
+            if !inside {
+                return Err(fail(ArtifactErrorKind::Outside { file: file.clone() }));
+            }
             let found = hash_file(&self.file(file)).map_err(|e| fail(e.into()))?;
             if found != *expected {
                 let (file, expected) = (file.clone(), expected.clone());

@@ -64,6 +64,11 @@ pub enum TowerError {
         /// Number of types.
         types: usize,
     },
+    /// The weights are numbers, but what they make of an input is not.
+    #[error(
+        "an embedding is not finite: some weights are too large to be those of a trained model"
+    )]
+    NotFinite,
     /// A token id outside the vocabulary.
     #[error("input {index} has token id {id}, the vocabulary has {vocabulary} entries")]
     TokenId {

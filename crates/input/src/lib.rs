@@ -12,6 +12,7 @@ mod error;
 mod image_contract;
 mod jpeg;
 mod pixels;
+mod quiet;
 mod resize;
 mod thumbnail;
 mod tokenizer;

@@ -7,7 +7,7 @@
 //!
 //! As in the reference, special tokens written in a text (`[SEP]`) count as such.
 
-use std::panic::catch_unwind;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use tokenizers::{
     TruncationDirection,
 };
 
-use crate::{TokenizerError, WordPieceRules, tokenizer_files};
+use crate::{TokenizerError, WordPieceRules, quiet, tokenizer_files};
 
 /// Most bytes of a text: far more than any model reads, and tokenised in about a second.
 /// A longer text is an error; cutting it is the caller's decision.
@@ -24,6 +24,13 @@ pub const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// Most bytes of a `tokenizer.json`; the largest of known models has 33 MiB.
 const MAX_JSON_BYTES: usize = 128 << 20;
+
+/// Largest id of a token, far beyond any known vocabulary. The library below lists the ids that a
+/// vocabulary leaves out.
+const MAX_VOCABULARY: usize = 1 << 22;
+
+/// What is said of a document that makes the library below panic.
+const CONTRADICTION: &str = "the tokenizer contradicts itself";
 
 /// The ids of one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +52,10 @@ pub struct PairTokens {
     pub total: usize,
 }
 
-/// Turns texts into token ids. Cheap to share between threads.
-#[derive(Debug)]
+/// Turns texts into token ids. Cheap to share between threads, and to copy.
+#[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     vocabulary_size: usize,
     /// Special tokens before and after every text.
     n_before: usize,
@@ -81,8 +88,8 @@ impl Tokenizer {
     pub fn from_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
         tokenizer_files::check_size("tokenizer.json", bytes.len(), MAX_JSON_BYTES)?;
         // The library below panics on some documents that contradict themselves.
-        catch_unwind(|| Self::read(bytes))
-            .unwrap_or_else(|_| Err("it contradicts itself".into()))
+        quiet::catch(|| Self::read(bytes))
+            .unwrap_or_else(|| Err(CONTRADICTION.into()))
             .map_err(TokenizerError::Json)
     }
 
@@ -91,6 +98,11 @@ impl Tokenizer {
         let text = std::str::from_utf8(bytes)?;
         let written: Written = serde_json::from_str(text)?;
         let mut inner: tokenizers::Tokenizer = text.parse()?;
+        if let ModelWrapper::BPE(bpe) = inner.get_model()
+            && bpe.dropout.is_some_and(|part| part > 0.0)
+        {
+            return Err("its `dropout` leaves pieces to chance".into());
+        }
         let stored_limit = inner.get_truncation().map(|stored| stored.max_length);
         inner.with_truncation(None)?;
         let stored = inner.get_padding().cloned();
@@ -104,11 +116,16 @@ impl Tokenizer {
         let padding = stored.unwrap_or_else(|| default_padding(&inner, probe.get_ids()));
         let ids = inner.get_vocab(true).into_values().chain(probe.get_ids().iter().copied());
         let vocabulary_size = ids.max().map_or(0, |id| id as usize + 1);
+        if vocabulary_size > MAX_VOCABULARY {
+            let largest = vocabulary_size - 1;
+            return Err(format!("it has the id {largest}, the limit is {MAX_VOCABULARY}").into());
+        }
         let pad_id = padding.pad_id;
         // Kept so that it is stored again; a text alone is never padded by it.
         let strategy = PaddingStrategy::BatchLongest;
         inner.with_padding(Some(PaddingParams { strategy, pad_to_multiple_of: None, ..padding }));
         let unknown_id = unknown_id(&inner).or(written.model.unk_id);
+        let inner = Arc::new(inner);
         Ok(Self { inner, vocabulary_size, n_before, n_after, pad_id, stored_limit, unknown_id })
     }
 
@@ -150,7 +167,7 @@ impl Tokenizer {
             .expect("the bundled merges are a tokenizer, as a test tells");
         // open_clip fills up with zeros, which is the token `!`.
         let padding = PaddingParams { pad_id: 0, pad_token: "!".to_owned(), ..Default::default() };
-        made.inner.with_padding(Some(padding));
+        Arc::make_mut(&mut made.inner).with_padding(Some(padding));
         made.pad_id = 0;
         made
     }
@@ -223,7 +240,10 @@ impl Tokenizer {
             return Err(TokenizerError::TooFewTokens { found: max_tokens, needed });
         }
         check_length(text)?;
-        let encoding = self.inner.encode_fast(text, true).map_err(TokenizerError::Encode)?;
+        // Some contradictions show only now.
+        let encoding = quiet::catch(|| self.inner.encode_fast(text, true))
+            .unwrap_or_else(|| Err(CONTRADICTION.into()))
+            .map_err(TokenizerError::Encode)?;
         let mut ids = encoding.get_ids().to_vec();
         let total = ids.len();
         if total > max_tokens {

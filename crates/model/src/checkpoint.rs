@@ -2,9 +2,9 @@
 //!
 //! In:  a [`Model`]. Out: a folder, and the same model again. Format: `docs/format/checkpoint.md`.
 
-use std::{borrow::Cow, collections::BTreeMap, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, io::Read, path::Path};
 
-use conjoin_core::{Artifact, ArtifactWriter, Manifest, Parameter, Seed, Tower, hash_bytes};
+use conjoin_core::{Artifact, ArtifactWriter, Manifest, Parameter, Tower, hash_bytes};
 use conjoin_input::Tokenizer;
 use safetensors::{Dtype, View};
 use serde::de::DeserializeOwned;
@@ -26,22 +26,43 @@ const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Only where towers come from somebody else's folder.
 const ORIGIN_FILE: &str = "origin.json";
 
-/// Descriptions and vocabularies are megabytes at most.
+/// Tokenisers are tens of megabytes at most.
 const MAX_JSON_BYTES: u64 = 64 << 20;
+/// Everything else is kilobytes. As JSON values it takes some twenty times as much memory.
+const MAX_CONFIG_BYTES: u64 = 2 << 20;
 
+/// Reads a large file, a tokeniser's.
 pub(crate) fn read_limited(path: &Path) -> Result<Vec<u8>, ModelErrorKind> {
-    let found = fs_err::metadata(path)?.len();
-    if found > MAX_JSON_BYTES {
-        let file = path.display().to_string();
-        return Err(ModelErrorKind::TooLarge { file, found, limit: MAX_JSON_BYTES });
+    read_up_to(path, MAX_JSON_BYTES)
+}
+
+/// The limit holds also for what has no size of its own (a pipe, a device).
+fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>, ModelErrorKind> {
+    let (file, mut bytes) = (fs_err::File::open(path)?, Vec::new());
+    let found = file.metadata()?.len();
+    if found <= limit {
+        file.take(limit + 1).read_to_end(&mut bytes)?;
     }
-    Ok(fs_err::read(path)?)
+    let found = found.max(bytes.len() as u64);
+    if found > limit {
+        let file = path.display().to_string();
+        return Err(ModelErrorKind::TooLarge { file, found, limit });
+    }
+    Ok(bytes)
 }
 
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelErrorKind> {
+    parse(path, &read_up_to(path, MAX_CONFIG_BYTES)?)
+}
+
+/// As [`read_json`] for a large file.
+pub(crate) fn read_large_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelErrorKind> {
+    parse(path, &read_limited(path)?)
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, ModelErrorKind> {
     let file = path.display().to_string();
-    serde_json::from_slice(&read_limited(path)?)
-        .map_err(|source| ModelErrorKind::Json { file, source })
+    serde_json::from_slice(bytes).map_err(|source| ModelErrorKind::Json { file, source })
 }
 
 impl Model {
@@ -102,7 +123,8 @@ impl Model {
             text.chain(image).map(|p| (p.name.as_str(), Stored(p))).collect::<Vec<_>>(),
             None,
             &writer.file(WEIGHTS_FILE),
-        )?;
+        )
+        .map_err(|source| ModelErrorKind::Safetensors { file: WEIGHTS_FILE.to_owned(), source })?;
         CHECKPOINT_FORMAT.clone_into(&mut manifest.format);
         manifest.version = CHECKPOINT_VERSION;
         manifest.fingerprint = Some(self.whole_fingerprint().to_owned());
@@ -134,28 +156,30 @@ fn read(folder: &Path) -> Result<Model, ModelErrorKind> {
     if found < CHECKPOINT_VERSION {
         return Err(ModelErrorKind::TooOld { found, oldest: CHECKPOINT_VERSION });
     }
-    // The fingerprint is only worth something if the numbers are those it was taken of.
-    artifact.verify()?;
+    // The fingerprint is only worth something if the numbers are those it was taken of. Hashing them
+    // takes longer than all the rest; nobody sees the model before both are done.
+    let (verified, model) = rayon::join(|| artifact.verify(), || load(&artifact));
+    verified?;
+    model
+}
+
+fn load(artifact: &Artifact) -> Result<Model, ModelErrorKind> {
     let spec: ModelSpec = read_json(&artifact.file(SPEC_FILE))?;
     let weights = Weights::open(&artifact.file(WEIGHTS_FILE))?;
     let mut parts = ModelParts::default();
     if let Some(text) = &spec.text {
         let map = NameMap::with_prefix(&weights, TEXT_PREFIX)?;
-        let tower = TextTower::build(text, &map, Seed(0))?;
-        map.has_all(TEXT_PREFIX, &tower)?;
-        parts.text = Some(tower);
+        parts.text = Some(TextTower::open(text, &map)?);
         parts.tokenizer =
             Some(Tokenizer::from_json(&read_limited(&artifact.file(TOKENIZER_FILE))?)?);
     }
     if let (Some(image), Some(contract)) = (&spec.image, &spec.contract.image) {
         let map = NameMap::with_prefix(&weights, IMAGE_PREFIX)?;
-        let tower = ImageTower::build(image, contract, &map, Seed(0))?;
-        map.has_all(IMAGE_PREFIX, &tower)?;
-        parts.image = Some(tower);
+        parts.image = Some(ImageTower::open(image, contract, &map)?);
     }
     let origin = artifact.file(ORIGIN_FILE);
     if origin.exists() {
-        parts.origins = read_json(&origin)?;
+        parts.origins = read_large_json(&origin)?;
     }
     let stated = artifact.manifest().fingerprint.clone();
     match stated {

@@ -263,12 +263,13 @@ impl Encoder {
         (layer, sight): (usize, Sight<'_>),
     ) -> Tensor {
         let mut qkv = exec.linear(x, b.qkv, Activation::Identity); // [t, 3d]
-        let (table, reach) = self.places.of_layer(layer);
+        let longest = sight.offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0);
+        let (table, reach) = self.places.of_layer(layer, longest);
         if let Some(table) = table {
-            qkv = exec.rotate(&qkv, sight.offsets, table);
+            qkv = exec.rotate(&qkv, sight.offsets, &table);
         }
         let rule = &self.spec.attention;
-        let bias = self.places.bias();
+        let bias = self.places.bias(longest);
         let visible = sight.visible.cloned();
         let spec = AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias, visible };
         let mut mixed = exec.attention(&qkv, sight.offsets, spec); // [t, d]

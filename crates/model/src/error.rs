@@ -81,8 +81,14 @@ pub enum ModelErrorKind {
         supported: String,
     },
     /// The safetensors file is damaged.
-    #[error("the weights are cut off or damaged: not a valid safetensors file")]
-    Safetensors(#[from] safetensors::SafeTensorError),
+    #[error("`{file}` is cut off or damaged: not a valid safetensors file")]
+    Safetensors {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        #[source]
+        source: safetensors::SafeTensorError,
+    },
     /// The weights lack a tensor.
     #[error("tensor `{0}` is missing")]
     MissingTensor(String),

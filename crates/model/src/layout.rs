@@ -98,6 +98,12 @@ impl Layout {
         (weight, bias.then(|| self.bias(name, d)))
     }
 
+    /// How many numbers there are; the largest `usize` where that cannot tell.
+    pub(crate) fn count(&self) -> usize {
+        let product = |shape: &[usize]| shape.iter().fold(1_usize, |n, m| n.saturating_mul(*m));
+        self.declared.iter().fold(0_usize, |n, p| n.saturating_add(product(&p.shape)))
+    }
+
     /// Makes the parameters: each from `given` where that has it, else fresh from the seed. `prefix`
     /// comes before every name, so that names are unique in a model.
     pub(crate) fn fill<E>(

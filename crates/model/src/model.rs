@@ -130,6 +130,7 @@ impl Model {
             let expected = "a tower, a contract and a tokeniser, or none of them";
             return Err(spec_error("text", "a part of the text side", expected));
         }
+        check_limits(&spec, &parts)?;
         if parts.image.is_some() != spec.contract.image.is_some() {
             return Err(spec_error("image", "one alone", "a tower and a contract, or none"));
         }
@@ -306,6 +307,26 @@ impl Model {
         let pixels = decode(bytes, &self.limits).map_err(|e| unreadable(Modality::Image, e))?;
         let views = tiles::views(pixels, contract.size, self.tiles);
         Ok(views.iter().map(|view| contract.prepare(view)).collect())
+    }
+}
+
+/// Checks the numbers that only the parts together can tell to be wrong.
+fn check_limits(spec: &ModelSpec, parts: &ModelParts) -> Result<(), ModelErrorKind> {
+    for (key, value) in [("log_scale", spec.log_scale), ("score_bias", spec.score_bias)] {
+        if !value.is_finite() {
+            let (found, expected) = (value.to_string(), "a finite number".to_owned());
+            return Err(ModelErrorKind::Spec { key, found, expected });
+        }
+    }
+    match (&spec.contract.text, &parts.text) {
+        (Some(contract), Some(tower)) if contract.max_tokens > tower.max_tokens() => {
+            Err(ModelErrorKind::Spec {
+                key: "contract.text.max_tokens",
+                found: contract.max_tokens.to_string(),
+                expected: format!("at most the text tower's {}", tower.max_tokens()),
+            })
+        }
+        _ => Ok(()),
     }
 }
 

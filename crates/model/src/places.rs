@@ -1,11 +1,11 @@
 //! What an encoder knows of the places of tokens, beyond learned positions: rotary tables, biases by
 //! distance, windows.
 //!
-//! In:  a spec. Out: the table, the reach and the bias of each layer.
+//! In:  a spec. Out: the table, the reach and the bias of each layer, as long as the sequences at hand.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use conjoin_engine::{DistanceBias, RotaryTable};
+use conjoin_engine::{DistanceBias, ParamId, RotaryTable};
 
 use crate::{
     layout::{Init, Layout},
@@ -14,65 +14,137 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct Places {
-    everywhere: Option<Arc<RotaryTable>>,
-    nearby: Option<Arc<RotaryTable>>,
+    everywhere: Option<Turns>,
+    nearby: Option<Turns>,
     local: Option<Local>,
-    bias: Option<DistanceBias>,
+    bias: Option<Bias>,
 }
 
 impl Places {
     pub(crate) fn declare(spec: &EncoderSpec, layout: &mut Layout) -> Self {
         let rule = &spec.attention;
-        let (heads, max_tokens) = (rule.heads, spec.max_tokens());
-        let bias = match rule.score_bias {
-            ScoreBias::None => None,
-            ScoreBias::Alibi => Some(DistanceBias::Alibi(alibi_slopes(heads).into())),
-            ScoreBias::Buckets { buckets, max_distance } => {
-                let init = Init::Normal { std: 0.02 };
-                let table = layout.declare("distances.weight", &[buckets, heads], init, false);
-                let distances = 1 - max_tokens as i64..max_tokens as i64;
-                let bucket_of = distances.map(|d| bucket(d, buckets, max_distance)).collect();
-                Some(DistanceBias::Buckets { table, bucket_of })
-            }
-        };
-        let table = |theta: Option<f32>| {
+        let turns = |theta: Option<f32>| {
             let rotary = rule.rotary?;
             let theta = theta.unwrap_or(rotary.theta);
-            Some(Arc::new(rotary_table(spec, Rotary { theta, ..rotary })))
+            Some(Turns::new(spec, Rotary { theta, ..rotary }))
         };
-        let nearby = rule.local.and_then(|local| table(Some(local.theta)));
-        Self { everywhere: table(None), nearby, local: rule.local, bias }
-    }
-
-    /// The rotary table of a layer, and how many tokens to each side it sees.
-    pub(crate) fn of_layer(&self, layer: usize) -> (Option<&Arc<RotaryTable>>, Option<usize>) {
-        match self.local {
-            Some(local) if !layer.is_multiple_of(local.global_every) => {
-                (self.nearby.as_ref(), Some(local.reach))
-            }
-            Some(_) | None => (self.everywhere.as_ref(), None),
+        Self {
+            everywhere: turns(None),
+            nearby: rule.local.and_then(|local| turns(Some(local.theta))),
+            local: rule.local,
+            bias: Bias::declare(spec, layout),
         }
     }
 
-    pub(crate) fn bias(&self) -> Option<DistanceBias> {
-        self.bias.clone()
+    /// The rotary table of a layer for sequences of up to `longest` tokens, and how many tokens to each
+    /// side it sees.
+    pub(crate) fn of_layer(
+        &self,
+        layer: usize,
+        longest: usize,
+    ) -> (Option<Arc<RotaryTable>>, Option<usize>) {
+        let (turns, reach) = match self.local {
+            Some(local) if !layer.is_multiple_of(local.global_every) => {
+                (&self.nearby, Some(local.reach))
+            }
+            Some(_) | None => (&self.everywhere, None),
+        };
+        (turns.as_ref().map(|turns| turns.table(longest)), reach)
+    }
+
+    /// What is added to the scores of sequences of up to `longest` tokens.
+    pub(crate) fn bias(&self, longest: usize) -> Option<DistanceBias> {
+        self.bias.as_ref().map(|bias| bias.up_to(longest))
     }
 }
 
-fn rotary_table(spec: &EncoderSpec, rotary: Rotary) -> RotaryTable {
-    let (pairs, theta) = (spec.width / spec.attention.heads / 2, f64::from(rotary.theta));
-    match rotary.axes {
-        RotaryAxes::Sequence => {
-            RotaryTable::sequence(spec.max_tokens(), pairs, theta, rotary.pairing)
+/// A table for the longest sequence seen. A model may allow sequences far longer than any it is given:
+/// its tables cost what is used of them.
+#[derive(Debug)]
+struct Growing<T: ?Sized>(Mutex<(usize, Arc<T>)>);
+
+impl<T: ?Sized> Growing<T> {
+    fn new(empty: Arc<T>) -> Self {
+        Self(Mutex::new((0, empty)))
+    }
+
+    /// The table for `longest` or more, made anew where it is too short.
+    fn up_to(&self, longest: usize, make: impl FnOnce(usize) -> Arc<T>) -> Arc<T> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.0 < longest {
+            let size = longest.next_power_of_two();
+            *made = (size, make(size));
         }
-        RotaryAxes::Grid { extent } => {
-            let EncoderInput::Patches { image_size, patch_size, class_token, .. } = spec.input
-            else {
-                return RotaryTable::new(&[], pairs, rotary.pairing);
-            };
-            let angles =
-                grid_angles(image_size / patch_size, class_token, f64::from(extent), pairs, theta);
-            RotaryTable::new(&angles, pairs, rotary.pairing)
+        made.1.clone()
+    }
+}
+
+/// Angles of the places of one kind of layer.
+#[derive(Debug)]
+struct Turns {
+    rotary: Rotary,
+    pairs: usize,
+    input: EncoderInput,
+    table: Growing<RotaryTable>,
+}
+
+impl Turns {
+    fn new(spec: &EncoderSpec, rotary: Rotary) -> Self {
+        let pairs = spec.width / spec.attention.heads / 2;
+        let empty = Arc::new(RotaryTable::new(&[], pairs, rotary.pairing));
+        Self { rotary, pairs, input: spec.input.clone(), table: Growing::new(empty) }
+    }
+
+    fn table(&self, longest: usize) -> Arc<RotaryTable> {
+        let (pairs, pairing) = (self.pairs, self.rotary.pairing);
+        let theta = f64::from(self.rotary.theta);
+        self.table.up_to(longest, |positions| match (self.rotary.axes, &self.input) {
+            (
+                RotaryAxes::Grid { extent },
+                &EncoderInput::Patches { image_size, patch_size, class_token, .. },
+            ) => {
+                let (side, extent) = (image_size / patch_size, f64::from(extent));
+                let angles = grid_angles(side, class_token, extent, pairs, theta);
+                Arc::new(RotaryTable::new(&angles, pairs, pairing))
+            }
+            (RotaryAxes::Sequence | RotaryAxes::Grid { .. }, _) => {
+                Arc::new(RotaryTable::sequence(positions, pairs, theta, pairing))
+            }
+        })
+    }
+}
+
+#[derive(Debug)]
+enum Bias {
+    Alibi(Arc<[f32]>),
+    Buckets { table: ParamId, buckets: usize, max_distance: usize, bucket_of: Growing<[usize]> },
+}
+
+impl Bias {
+    fn declare(spec: &EncoderSpec, layout: &mut Layout) -> Option<Self> {
+        let heads = spec.attention.heads;
+        match spec.attention.score_bias {
+            ScoreBias::None => None,
+            ScoreBias::Alibi => Some(Self::Alibi(alibi_slopes(heads).into())),
+            ScoreBias::Buckets { buckets, max_distance } => {
+                let init = Init::Normal { std: 0.02 };
+                let table = layout.declare("distances.weight", &[buckets, heads], init, false);
+                let bucket_of = Growing::new(Arc::from([]));
+                Some(Self::Buckets { table, buckets, max_distance, bucket_of })
+            }
+        }
+    }
+
+    fn up_to(&self, longest: usize) -> DistanceBias {
+        match self {
+            Self::Alibi(slopes) => DistanceBias::Alibi(slopes.clone()),
+            Self::Buckets { table, buckets, max_distance, bucket_of } => {
+                let make = |n: usize| {
+                    let distances = 1 - n as i64..n as i64;
+                    distances.map(|d| bucket(d, *buckets, *max_distance)).collect()
+                };
+                DistanceBias::Buckets { table: *table, bucket_of: bucket_of.up_to(longest, make) }
+            }
         }
     }
 }
@@ -114,6 +186,19 @@ fn bucket(distance: i64, buckets: usize, max_distance: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_grows_with_the_longest_sequence_and_not_before() {
+        let (table, mut made) = (Growing::<[usize]>::new(Arc::from([])), Vec::new());
+        for longest in [5, 3, 8, 9, 16] {
+            let found = table.up_to(longest, |n| {
+                made.push(n);
+                (0..n).collect()
+            });
+            assert!(found.len() >= longest);
+        }
+        assert_eq!(made, [8, 16]);
+    }
 
     #[test]
     fn slopes_of_twelve_heads_are_the_published_ones() {

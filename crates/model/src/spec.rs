@@ -415,7 +415,8 @@ impl EncoderSpec {
         match self.input {
             EncoderInput::Tokens { max_tokens, .. } => max_tokens,
             EncoderInput::Patches { image_size, patch_size, class_token, .. } => {
-                (image_size / patch_size).pow(2) + usize::from(class_token)
+                let side = image_size.checked_div(patch_size).unwrap_or(0);
+                side.saturating_pow(2).saturating_add(usize::from(class_token))
             }
         }
     }
@@ -435,18 +436,18 @@ impl EncoderSpec {
 
     pub(crate) fn check(&self) -> Result<(), ModelErrorKind> {
         positive("width", self.width)?;
+        up_to("layers", self.layers, MAX_LAYERS)?;
         positive("mlp.width", self.mlp.width)?;
+        small("norm.eps", self.norm.eps)?;
         divisor("attention.heads", self.attention.heads, "width", self.width)?;
         let channels = self.width / self.attention.heads;
         if let Some(rotary) = self.attention.rotary {
-            let (key, parts) = match rotary.axes {
-                RotaryAxes::Sequence => ("attention.rotary", 2),
-                RotaryAxes::Grid { .. } => ("attention.rotary.axes", 4),
-            };
-            divisor(key, parts, "head's width", channels)?;
+            self.check_rotary(rotary, channels)?;
         }
         if let Some(local) = self.attention.local {
             positive("attention.local.global_every", local.global_every)?;
+            up_to("attention.local.reach", local.reach, MAX_SIZE)?;
+            base("attention.local.theta", local.theta)?;
         }
         if let ScoreBias::Buckets { buckets, max_distance } = self.attention.score_bias {
             divisor("attention.score_bias.buckets", 4, "number of buckets", buckets)?;
@@ -458,18 +459,38 @@ impl EncoderSpec {
             positive("pooling.mlp_width", mlp_width)?;
         }
         for layer in &self.head {
-            if let HeadLayer::Dense { width, .. } = layer {
-                positive("head.width", *width)?;
+            match layer {
+                HeadLayer::Dense { width, .. } => positive("head.width", *width)?,
+                HeadLayer::Norm { eps, .. } => small("head.eps", *eps)?,
             }
         }
         self.check_input()
     }
 
+    fn check_rotary(&self, rotary: Rotary, channels: usize) -> Result<(), ModelErrorKind> {
+        base("attention.rotary.theta", rotary.theta)?;
+        match rotary.axes {
+            RotaryAxes::Sequence => divisor("attention.rotary", 2, "head's width", channels),
+            RotaryAxes::Grid { extent } => {
+                base("attention.rotary.axes.extent", extent)?;
+                if !matches!(self.input, EncoderInput::Patches { .. }) {
+                    return Err(ModelErrorKind::Spec {
+                        key: "attention.rotary.axes",
+                        found: "a grid".to_owned(),
+                        expected: "the sequence, for tokens".to_owned(),
+                    });
+                }
+                divisor("attention.rotary.axes", 4, "head's width", channels)
+            }
+        }
+    }
+
     fn check_input(&self) -> Result<(), ModelErrorKind> {
         let by_id = matches!(self.pooling, Pooling::FirstId(_) | Pooling::LargestId);
         match self.input {
-            EncoderInput::Tokens { vocabulary, max_tokens, .. } => {
+            EncoderInput::Tokens { vocabulary, max_tokens, types, .. } => {
                 positive("input.vocabulary", vocabulary)?;
+                up_to("input.types", types, MAX_SIZE)?;
                 positive("input.max_tokens", max_tokens)
             }
             EncoderInput::Patches { .. } if by_id => Err(ModelErrorKind::Spec {
@@ -486,7 +507,36 @@ impl EncoderSpec {
 }
 
 /// Sizes far beyond any model are a damaged file, not a reason to ask for terabytes.
-const MAX_SIZE: usize = 1 << 24;
+pub(crate) const MAX_SIZE: usize = 1 << 24;
+
+/// Ten times the deepest.
+pub(crate) const MAX_LAYERS: usize = 1024;
+
+fn up_to(key: &'static str, value: usize, most: usize) -> Result<(), ModelErrorKind> {
+    if value <= most {
+        return Ok(());
+    }
+    let expected = format!("at most {most}");
+    Err(ModelErrorKind::Spec { key, found: value.to_string(), expected })
+}
+
+/// An ε that is added to a variance.
+fn small(key: &'static str, value: f32) -> Result<(), ModelErrorKind> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
+    }
+    let expected = "0 to 1".to_owned();
+    Err(ModelErrorKind::Spec { key, found: value.to_string(), expected })
+}
+
+/// A number above zero whose powers are numbers.
+fn base(key: &'static str, value: f32) -> Result<(), ModelErrorKind> {
+    if value.is_normal() && value > 0.0 {
+        return Ok(());
+    }
+    let expected = "a finite number above 0".to_owned();
+    Err(ModelErrorKind::Spec { key, found: value.to_string(), expected })
+}
 
 fn positive(key: &'static str, value: usize) -> Result<(), ModelErrorKind> {
     if (1..=MAX_SIZE).contains(&value) {

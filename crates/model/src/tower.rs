@@ -16,7 +16,7 @@ use crate::{
     layout::Layout,
     mobilenet::MobileNet,
     reference::Executor,
-    weights::{self, NameMap},
+    weights::{self, Absent, NameMap},
 };
 
 pub use sequence::{Rows, Sequence, SequenceTower};
@@ -71,6 +71,18 @@ impl TextTower {
     /// # Errors
     /// When the spec contradicts itself, or a mapped tensor is missing or of another shape.
     pub fn build(spec: &EncoderSpec, map: &NameMap, seed: Seed) -> Result<Self, ModelErrorKind> {
+        Self::make(spec, map, Absent::Fresh(seed))
+    }
+
+    /// A tower whose weights are all in `map`.
+    ///
+    /// # Errors
+    /// As [`TextTower::build`], and when a parameter is not in the map.
+    pub(crate) fn open(spec: &EncoderSpec, map: &NameMap) -> Result<Self, ModelErrorKind> {
+        Self::make(spec, map, Absent::Missing)
+    }
+
+    fn make(spec: &EncoderSpec, map: &NameMap, absent: Absent) -> Result<Self, ModelErrorKind> {
         spec.check()?;
         if matches!(spec.input, EncoderInput::Patches { .. }) {
             return Err(ModelErrorKind::Spec {
@@ -81,7 +93,7 @@ impl TextTower {
         }
         let mut layout = Layout::default();
         let encoder = Encoder::declare(spec, &mut layout);
-        let parameters = weights::fill(layout, TEXT_PREFIX, map, seed)?;
+        let parameters = weights::fill(layout, TEXT_PREFIX, map, absent)?;
         Ok(Self { encoder, parameters, pool: Pool::default() })
     }
 
@@ -219,6 +231,27 @@ impl ImageTower {
         map: &NameMap,
         seed: Seed,
     ) -> Result<Self, ModelErrorKind> {
+        Self::make(spec, contract, map, Absent::Fresh(seed))
+    }
+
+    /// A tower whose weights are all in `map`.
+    ///
+    /// # Errors
+    /// As [`ImageTower::build`], and when a parameter is not in the map.
+    pub(crate) fn open(
+        spec: &ImageSpec,
+        contract: &ImageContract,
+        map: &NameMap,
+    ) -> Result<Self, ModelErrorKind> {
+        Self::make(spec, contract, map, Absent::Missing)
+    }
+
+    fn make(
+        spec: &ImageSpec,
+        contract: &ImageContract,
+        map: &NameMap,
+        absent: Absent,
+    ) -> Result<Self, ModelErrorKind> {
         let mut layout = Layout::default();
         let body = match spec {
             ImageSpec::MobileNet(spec) => {
@@ -237,7 +270,7 @@ impl ImageTower {
                 expected: format!("the input contract's {}", contract.size),
             });
         }
-        let parameters = weights::fill(layout, IMAGE_PREFIX, map, seed)?;
+        let parameters = weights::fill(layout, IMAGE_PREFIX, map, absent)?;
         let (size, mean, std) = (contract.size, contract.mean, contract.std);
         Ok(Self { body, size, mean, std, parameters, pool: Pool::default() })
     }
@@ -335,6 +368,13 @@ impl Recording {
 
 fn ignore(_name: &str, _value: &Tensor) {}
 
+fn finite(embeddings: Embeddings) -> Result<Embeddings, TowerError> {
+    if embeddings.values().iter().all(|x| x.is_finite()) {
+        return Ok(embeddings);
+    }
+    Err(TowerError::NotFinite)
+}
+
 fn rows(output: &Tensor) -> Embeddings {
     Embeddings::new(output.cols(), output.values().to_vec()).expect("a tensor has whole rows")
 }
@@ -351,7 +391,7 @@ impl Tower for TextTower {
         let mut all = Embeddings::zeros(0, self.width());
         for pass in Self::passes(inputs, Vec::len) {
             let exec = Exec::inferring(&self.parameters, &self.pool);
-            all.append(&rows(&self.forward(&exec, pass, &mut ignore)?));
+            all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
         }
         Ok(all)
     }
@@ -390,7 +430,7 @@ impl Tower for ImageTower {
         let mut all = Embeddings::zeros(0, self.width());
         for pass in inputs.chunks(IMAGES_PER_PASS) {
             let exec = Exec::inferring(&self.parameters, &self.pool);
-            all.append(&rows(&self.forward(&exec, pass, &mut ignore)?));
+            all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
         }
         Ok(all)
     }

@@ -18,7 +18,7 @@ use conjoin_core::{Values, hash_bytes};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
 use crate::{ModelErrorKind, checkpoint::read_json};
@@ -30,6 +30,8 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Weights that are code when read.
 const PICKLES: [&str; 3] =
     ["pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin"];
+/// Headers of thousands of tensors have hundreds of kilobytes.
+const MAX_HEADER_BYTES: usize = 8 << 20;
 /// No model has more shards.
 const MAX_SHARDS: usize = 1000;
 
@@ -112,7 +114,7 @@ impl Weights {
     /// When the header is not valid.
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, ModelErrorKind> {
         let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
-        weights.add(Bytes::Embedded(bytes.into()))?;
+        weights.add(Bytes::Embedded(bytes.into()), "embedded weights")?;
         Ok(weights)
     }
 
@@ -125,16 +127,17 @@ impl Weights {
             // write. A change of the numbers behind our back changes vectors, not memory safety:
             // every bit pattern is an f32.
             let mapped = unsafe { Mmap::map(file.file()) }?;
-            weights.add(Bytes::Mapped(mapped))?;
+            weights.add(Bytes::Mapped(mapped), &path.display().to_string())?;
         }
         Ok(weights)
     }
 
-    fn add(&mut self, bytes: Bytes) -> Result<(), ModelErrorKind> {
+    fn add(&mut self, bytes: Bytes, name: &str) -> Result<(), ModelErrorKind> {
         let file = Arc::new(bytes);
-        // Checks that every tensor lies in the file and has the size its shape says.
-        SafeTensors::deserialize(file.get())?;
-        let (header, metadata) = SafeTensors::read_metadata(file.get())?;
+        let damaged = |source| ModelErrorKind::Safetensors { file: name.to_owned(), source };
+        check_ends(file.get()).map_err(damaged)?;
+        // Checks that the tensors fill the file, each with the size its shape says.
+        let (header, metadata) = SafeTensors::read_metadata(file.get()).map_err(damaged)?;
         for name in metadata.offset_keys() {
             let Some(info) = metadata.info(&name) else { continue };
             // The header's length is told by eight bytes before it.
@@ -304,7 +307,35 @@ fn lendable(data: &[u8]) -> bool {
 
 fn widened(data: &[u8], widen: impl Fn(u16) -> f32 + Sync) -> Values {
     let words = data.as_chunks::<2>().0.par_iter().with_min_len(1 << 14);
-    words.map(|b| widen(u16::from_le_bytes(*b))).collect::<Vec<_>>().into()
+    // Lent, so that name map and tower share one copy.
+    Values::lent(Arc::new(words.map(|b| widen(u16::from_le_bytes(*b))).collect::<Vec<_>>()))
+}
+
+/// Where a tensor ends, as a header tells it.
+#[derive(Deserialize)]
+struct Told {
+    /// Absent in `__metadata__`.
+    data_offsets: Option<(usize, usize)>,
+}
+
+/// Refuses headers whose numbers are larger than the file. The library below adds them up without a
+/// check.
+fn check_ends(file: &[u8]) -> Result<(), SafeTensorError> {
+    let Some((length, rest)) = file.split_first_chunk::<8>() else {
+        return Err(SafeTensorError::HeaderTooSmall);
+    };
+    let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    if length > MAX_HEADER_BYTES {
+        return Err(SafeTensorError::HeaderTooLarge);
+    }
+    let header = rest.get(..length).ok_or(SafeTensorError::InvalidHeaderLength)?;
+    let told: BTreeMap<String, Told> =
+        serde_json::from_slice(header).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
+    let beyond = |told: &Told| told.data_offsets.is_some_and(|(_, end)| end > file.len());
+    match told.into_iter().find(|(_, told)| beyond(told)) {
+        Some((name, _)) => Err(SafeTensorError::InvalidOffset(name)),
+        None => Ok(()),
+    }
 }
 
 /// The files that an index names, each once; they lie in the folder itself.

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use conjoin_core::{Parameter, Seed, Tower, Values};
+use conjoin_core::{Parameter, Seed, Values};
 
 use crate::{ModelErrorKind, layout::Layout, weight_file::Weights};
 
@@ -140,15 +140,15 @@ impl NameMap {
     pub fn get(&self, name: &str) -> Option<(&[usize], &[f32])> {
         self.values.get(name).map(|(shape, values)| (shape.as_slice(), &**values))
     }
+}
 
-    /// Checks that no parameter of a loaded tower was made fresh.
-    pub(crate) fn has_all(&self, prefix: &str, tower: &impl Tower) -> Result<(), ModelErrorKind> {
-        let mut ours = tower.parameters().iter().filter_map(|p| p.name.strip_prefix(prefix));
-        match ours.find(|name| !self.values.contains_key(*name)) {
-            None => Ok(()),
-            Some(name) => Err(ModelErrorKind::MissingTensor(name.to_owned())),
-        }
-    }
+/// What becomes of parameters that a map does not have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Absent {
+    /// They are made from this seed.
+    Fresh(Seed),
+    /// The map is of a whole model: they are an error.
+    Missing,
 }
 
 /// Makes the declared parameters, from the map where it has them.
@@ -156,9 +156,19 @@ pub(crate) fn fill(
     layout: Layout,
     prefix: &str,
     map: &NameMap,
-    seed: Seed,
+    absent: Absent,
 ) -> Result<Vec<Parameter>, ModelErrorKind> {
+    let seed = match absent {
+        Absent::Fresh(seed) => {
+            check_count(&layout)?;
+            seed
+        }
+        Absent::Missing => Seed(0),
+    };
     layout.fill(prefix, seed, |name, expected| match map.values.get(name) {
+        None if matches!(absent, Absent::Missing) => {
+            Err(ModelErrorKind::MissingTensor(format!("{prefix}{name}")))
+        }
         None => Ok(None),
         Some((shape, value)) if same_shape(shape, expected) => Ok(Some(value.clone())),
         Some((shape, _)) => Err(ModelErrorKind::Shape {
@@ -167,6 +177,18 @@ pub(crate) fn fill(
             expected: expected.to_vec(),
         }),
     })
+}
+
+/// No model made here is larger.
+const MAX_PARAMETERS: usize = 1 << 34;
+
+fn check_count(layout: &Layout) -> Result<(), ModelErrorKind> {
+    let found = layout.count();
+    if found <= MAX_PARAMETERS {
+        return Ok(());
+    }
+    let expected = format!("at most {MAX_PARAMETERS}");
+    Err(ModelErrorKind::Spec { key: "number of parameters", found: found.to_string(), expected })
 }
 
 /// Whether two shapes are the same but for leading ones (`[1, 1, d]` is `[d]`).

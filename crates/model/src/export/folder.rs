@@ -69,7 +69,11 @@ impl Folder {
             let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
             let views = tensors.iter().map(|tensor| (&tensor.name, numbers.view(tensor)));
             let path = with_parent(place(name))?;
-            safetensors::serialize_to_file(views.collect::<Vec<_>>(), Some(metadata), &path)?;
+            safetensors::serialize_to_file(views.collect::<Vec<_>>(), Some(metadata), &path)
+                .map_err(|source| {
+                    let file = path.display().to_string();
+                    ModelErrorKind::Safetensors { file, source }
+                })?;
         }
         Ok(())
     }

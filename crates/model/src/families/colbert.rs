@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use conjoin_core::{Seed, hash_bytes};
+use conjoin_core::hash_bytes;
 use conjoin_engine::Activation;
 use conjoin_input::Tokenizer;
 use serde::Serialize;
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     EncoderSpec, HeadLayer, LateInteraction, ModelError, ModelErrorKind, NameMap, Rows,
-    SequenceTower, Source, Weights, tower::TEXT_PREFIX,
+    SequenceTower, Source, Weights,
 };
 
 /// How queries and documents are read.
@@ -116,14 +116,15 @@ impl LatePlan {
     /// When the weights do not fit the spec.
     pub fn build(self) -> Result<LateInteraction, ModelErrorKind> {
         let map = self.map(&self.weights)?;
-        let tower = SequenceTower::build(&self.spec, Rows::PerToken, &map, Seed(0))?;
-        map.has_all(TEXT_PREFIX, &tower)?;
+        let tower = SequenceTower::open(&self.spec, Rows::PerToken, &map)?;
         let file = "rules".to_owned();
         let rules = serde_json::to_vec(&(&self.spec, &self.rule))
             .map_err(|source| ModelErrorKind::Json { file, source })?;
-        let (tokenizer, weights) = (hash_bytes(&self.tokenizer.to_json()), self.weights);
-        let fingerprint =
-            move || hash_bytes([hash_bytes(&rules), tokenizer, weights.hash()].concat().as_bytes());
+        let (tokenizer, weights) = (self.tokenizer.clone(), self.weights);
+        let fingerprint = move || {
+            let tokenizer = hash_bytes(&tokenizer.to_json());
+            hash_bytes([hash_bytes(&rules), tokenizer, weights.hash()].concat().as_bytes())
+        };
         Ok(LateInteraction::new(tower, self.tokenizer, self.rule, Box::new(fingerprint)))
     }
 }

@@ -8,7 +8,11 @@ use std::{cell::RefCell, collections::BTreeSet, fmt::Display, path::Path, rc::Rc
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::{ModelErrorKind, checkpoint::read_json};
+use crate::{
+    ModelErrorKind,
+    checkpoint::read_json,
+    spec::{MAX_LAYERS, MAX_SIZE},
+};
 
 /// What was read of a checkpoint, and what was made of it: the content of `conjoin doctor`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -187,7 +191,7 @@ impl Config {
 
     /// The error that a value is not implemented.
     pub(crate) fn unsupported(&self, key: &str, supported: &str) -> ModelErrorKind {
-        let found = self.keys.get(key).map_or_else(|| "absent".to_owned(), Value::to_string);
+        let found = self.keys.get(key).map_or_else(|| "absent".to_owned(), shown);
         ModelErrorKind::Unsupported {
             file: self.file.clone(),
             key: format!("{}{key}", self.path),
@@ -213,7 +217,12 @@ impl Config {
     }
 
     pub(crate) fn maybe_usize(&self, key: &str) -> Result<Option<usize>, ModelErrorKind> {
-        self.typed(key, COUNT, |v| usize::try_from(v.as_u64()?).ok())
+        let (most, kind) = if key.contains("layer") || key.contains("depth") {
+            (MAX_LAYERS, DEPTH)
+        } else {
+            (MAX_SIZE, COUNT)
+        };
+        self.typed(key, kind, |v| usize::try_from(v.as_u64()?).ok().filter(|n| *n <= most))
     }
 
     pub(crate) fn usize(&self, key: &str) -> Result<usize, ModelErrorKind> {
@@ -310,9 +319,24 @@ impl Config {
     }
 }
 
-const COUNT: &str = "a whole number";
+/// Up to [`MAX_SIZE`]: names and shapes are made of counts before anything can compare them with the
+/// tensors.
+const COUNT: &str = "a whole number up to 16777216";
+/// Up to [`MAX_LAYERS`].
+const DEPTH: &str = "a whole number up to 1024";
 const NUMBER: &str = "a number";
 const TEXT: &str = "a text";
+
+/// A value as far as a message should tell it.
+pub(crate) fn shown(value: &Value) -> String {
+    const MOST: usize = 200;
+    let mut text = value.to_string();
+    if let Some((end, _)) = text.char_indices().nth(MOST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
 
 #[cfg(test)]
 mod tests {
@@ -345,7 +369,10 @@ mod tests {
         let error = config.only("kind", &["plain".into()]).unwrap_err().to_string();
         assert_eq!(error, "`config.json`: `kind` is \"odd\", this build implements \"plain\"");
         let error = config.usize("n").unwrap_err().to_string();
-        assert_eq!(error, "`config.json`: `n` is \"x\", this build implements a whole number");
+        assert_eq!(
+            error,
+            "`config.json`: `n` is \"x\", this build implements a whole number up to 16777216"
+        );
         assert!(config.usize("gone").unwrap_err().to_string().contains("`gone` is absent"));
     }
 }

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use conjoin_core::{Seed, hash_bytes};
+use conjoin_core::hash_bytes;
 use conjoin_engine::Activation;
 use conjoin_input::Tokenizer;
 use serde::Serialize;
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     CrossEncoder, EncoderSpec, HeadLayer, ModelError, ModelErrorKind, NameMap, OutputNorm, Pooling,
-    Rows, SequenceTower, Source, Weights, tower::TEXT_PREFIX,
+    Rows, SequenceTower, Source, Weights,
 };
 
 /// How a logit becomes a score.
@@ -98,14 +98,15 @@ impl PairPlan {
     /// When the weights do not fit the spec.
     pub fn build(self) -> Result<CrossEncoder, ModelErrorKind> {
         let map = self.map(&self.weights)?;
-        let tower = SequenceTower::build(&self.spec, Rows::PerSequence, &map, Seed(0))?;
-        map.has_all(TEXT_PREFIX, &tower)?;
+        let tower = SequenceTower::open(&self.spec, Rows::PerSequence, &map)?;
         let file = "rules".to_owned();
         let rules = serde_json::to_vec(&(&self.spec, &self.rule))
             .map_err(|source| ModelErrorKind::Json { file, source })?;
-        let (tokenizer, weights) = (hash_bytes(&self.tokenizer.to_json()), self.weights);
-        let fingerprint =
-            move || hash_bytes([hash_bytes(&rules), tokenizer, weights.hash()].concat().as_bytes());
+        let (tokenizer, weights) = (self.tokenizer.clone(), self.weights);
+        let fingerprint = move || {
+            let tokenizer = hash_bytes(&tokenizer.to_json());
+            hash_bytes([hash_bytes(&rules), tokenizer, weights.hash()].concat().as_bytes())
+        };
         Ok(CrossEncoder::new(tower, self.tokenizer, self.rule, Box::new(fingerprint)))
     }
 }

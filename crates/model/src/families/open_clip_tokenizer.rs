@@ -10,7 +10,7 @@ use conjoin_input::Tokenizer;
 use serde_json::{Value, json};
 
 use super::config::Config;
-use crate::{ModelErrorKind, checkpoint::read_json};
+use crate::{ModelErrorKind, checkpoint::read_large_json};
 
 const FILE: &str = "tokenizer.json";
 /// Size of the vocabulary that open_clip has built in.
@@ -39,7 +39,7 @@ pub(crate) fn open(folder: &Path, config: &Config) -> Result<Tokenizer, ModelErr
         config.note("tokenizer", "open_clip's own, built in", "hf_tokenizer_name");
         return Ok(Tokenizer::open_clip());
     }
-    let mut file: Value = read_json(&folder.join(FILE))?;
+    let mut file = Value::Object(read_large_json(&folder.join(FILE))?);
     pad(&mut file, folder, config)?;
     let clean = clean.unwrap_or("whitespace");
     let Some(steps) = steps(clean) else {

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use conjoin_core::{Seed, hash_bytes};
+use conjoin_core::hash_bytes;
 use conjoin_input::{InputContract, Tokenizer};
 
 use crate::{
@@ -85,15 +85,11 @@ impl Plan {
         let mut parts = ModelParts { tokenizer: self.tokenizer, ..ModelParts::default() };
         if let Some(text) = &self.text {
             let map = map.part(TEXT_PREFIX);
-            let tower = TextTower::build(text, &map, Seed(0))?;
-            map.has_all(TEXT_PREFIX, &tower)?;
-            parts.text = Some(tower);
+            parts.text = Some(TextTower::open(text, &map)?);
         }
         if let (Some(image), Some(contract)) = (&self.image, &self.contract.image) {
             let map = map.part(IMAGE_PREFIX);
-            let tower = ImageTower::build(image, contract, &map, Seed(0))?;
-            map.has_all(IMAGE_PREFIX, &tower)?;
-            parts.image = Some(tower);
+            parts.image = Some(ImageTower::open(image, contract, &map)?);
         }
         let spec = ModelSpec {
             text: self.text,
@@ -108,10 +104,11 @@ impl Plan {
         // The same file gives other numbers for each of its adapters.
         let adapted = self.names.iter().filter(|(_, s)| matches!(s, Source::Adapted { .. }));
         rules.extend(adapted.flat_map(|(_, source)| format!("{source:?}").into_bytes()));
-        let tokenizer = parts.tokenizer.as_ref().map(|t| hash_bytes(&t.to_json()));
+        let tokenizer = parts.tokenizer.clone();
         let weights = self.weights;
         let fingerprint = move || {
-            let parts = [hash_bytes(&rules), tokenizer.unwrap_or_default(), weights.hash()];
+            let tokenizer = tokenizer.map(|t| hash_bytes(&t.to_json())).unwrap_or_default();
+            let parts = [hash_bytes(&rules), tokenizer, weights.hash()];
             hash_bytes(parts.concat().as_bytes())
         };
         Model::with_fingerprint(spec, parts, Box::new(fingerprint))

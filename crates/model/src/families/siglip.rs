@@ -23,7 +23,7 @@ use super::{
 use crate::{
     AttentionRule, EncoderInput, EncoderSpec, HeadLayer, ImageSpec, Matryoshka, MlpRule,
     ModelErrorKind, NormPlacement, NormRule, OutputNorm, Pooling, Source, Weights,
-    checkpoint::read_json,
+    checkpoint::{read_json, read_large_json},
 };
 
 pub(crate) fn plan(folder: &Path, log: &Log) -> Result<Plan, ModelErrorKind> {
@@ -144,7 +144,7 @@ fn tokenizer(folder: &Path, log: &Log) -> Result<Tokenizer, ModelErrorKind> {
     if let Some(model) = sentencepiece.into_iter().find(|file| !path.exists() && file.exists()) {
         return Err(ModelErrorKind::SentencePiece(model));
     }
-    let mut file: Value = read_json(&path)?;
+    let mut file = Value::Object(read_large_json(&path)?);
     let is_bpe = file["model"]["type"] == "BPE";
     if is_bpe && !lowercases(&file["normalizer"]) {
         let theirs = file["normalizer"].take();

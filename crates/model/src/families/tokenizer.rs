@@ -106,8 +106,12 @@ impl TokenizerConfig {
             Class::WordPiece(_) | Class::Other if !json.exists() => return Err(missing(folder)),
             Class::WordPiece(_) | Class::Other => read_limited(&json)?,
         };
-        let mut document: Value = serde_json::from_slice(&bytes)
+        if matches!(self.class, Class::Other) && !lowercase {
+            return Ok(Tokenizer::from_json(&bytes)?);
+        }
+        let keys: Map<String, Value> = serde_json::from_slice(&bytes)
             .map_err(|source| ModelErrorKind::Json { file: json.display().to_string(), source })?;
+        let mut document = Value::Object(keys);
         if let Class::WordPiece(special) = self.class {
             obey(&mut document["normalizer"], self.word_piece(special)?, log);
         }

@@ -56,6 +56,18 @@ impl SequenceTower {
         Ok(Self { text: TextTower::build(spec, map, seed)?, rows })
     }
 
+    /// A tower whose weights are all in `map`.
+    ///
+    /// # Errors
+    /// As [`SequenceTower::build`], and when a parameter is not in the map.
+    pub(crate) fn open(
+        spec: &EncoderSpec,
+        rows: Rows,
+        map: &NameMap,
+    ) -> Result<Self, ModelErrorKind> {
+        Ok(Self { text: TextTower::open(spec, map)?, rows })
+    }
+
     /// The spec.
     #[must_use]
     pub fn spec(&self) -> &EncoderSpec {
