@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::error::HubErrorKind;
 
 /// Ends of the names of files that a model's folder needs.
-const WANTED: [&str; 5] = ["json", "txt", "model", "safetensors", "metadata"];
+const WANTED: [&str; 6] = ["json", "txt", "model", "safetensors", "metadata", "toml"];
 
 /// Read for its licence.
 const CARD: &str = "README.md";

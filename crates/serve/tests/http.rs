@@ -97,6 +97,7 @@ fn embeds_in_the_shape_of_openai() {
         "object": "list",
         "data": [{
             "object": "embedding", "index": 0, "embedding": answer["data"][0]["embedding"],
+            "tokens": {"used": 2, "total": 2},
         }],
         "model": "conjoin",
         "usage": {"prompt_tokens": 2, "total_tokens": 2},
