@@ -1,10 +1,10 @@
-"""Writes random models of 110 to 280 million parameters in sentence-transformers' layout.
+"""Writes random models of 150 to 280 million parameters in sentence-transformers' layout.
 
     python make.py FOLDER --vocab TOKENIZER_JSON                # bert-f32, bert-f16
     python make.py FOLDER --vocab … --pieces 250000           # and xlmr-f32, with a unigram vocabulary
 
 In:  the tokenizer.json of a BERT. Out: folders with the layout, the sizes and the tokeniser of published models
-(BERT base: 12 layers, 768 wide, 109 M; XLM-R base: the same with 250 k pieces, 278 M); the numbers are random.
+(BERT: 18 layers, 768 wide, 152 M; XLM-R base: 12 layers and 250 k pieces, 278 M); the numbers are random.
 Needs torch, transformers, sentence-transformers, tokenizers.
 """
 
@@ -40,7 +40,7 @@ def save(model, tokenizer, folder, max_tokens):
 def bert(folder, vocab, dtype):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(vocab), pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]")
-    model = BertModel(BertConfig(vocab_size=len(tokenizer))).to(dtype)
+    model = BertModel(BertConfig(vocab_size=len(tokenizer), num_hidden_layers=18)).to(dtype)
     save(model, tokenizer, folder, 512)
 
 

@@ -13,7 +13,7 @@ pub trait Embedder: Send + Sync {
     /// Width `e` of the embeddings.
     fn width(&self) -> usize;
 
-    /// The widths that vectors of this model may be cut to (see [`Embeddings::cut`]), the last one
+    /// The widths that vectors of this model may be cut to (see [`crate::Embeddings::cut`]), the last one
     /// being [`Embedder::width`].
     fn widths(&self) -> Vec<usize> {
         vec![self.width()]

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Result;
 use conjoin_core::{Embedder, MANIFEST_FILE, Parameter, Reranker, Stop, Task, Tower};
-use conjoin_input::Pixels;
+use conjoin_input::{ImageLimits, Pixels};
 use conjoin_model::{
     CrossEncoder, EncoderSpec, ImageSpec, LateInteraction, Model, ModelErrorKind, NormPlacement,
     families::{Kind, Plan, Reading, colbert::LatePlan, cross_encoder::PairPlan, model_card},
@@ -285,6 +285,9 @@ fn embedder_facts(out: &mut String, model: &Model) -> Result<()> {
             "  pictures: {0} x {0} pixels, {1:?}, {2:?}",
             image.size, image.resize, image.interpolation
         )?;
+        let limits = ImageLimits::default();
+        let (pixels, bytes) = (limits.max_pixels / 1_000_000, limits.max_bytes >> 20);
+        writeln!(out, "    files of up to {pixels} million pixels and {bytes} MiB")?;
     }
     Ok(())
 }

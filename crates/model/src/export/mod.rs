@@ -2,7 +2,7 @@
 //!
 //! In:  a [`Model`] and an [`ExportTarget`]. Out: an [`Export`]: files that the library opens, and the
 //!      lines of Python that do it; written as one folder.
-//! A tower that came from a folder of that layout is written back into it ([`Origin`]); a tower of ours
+//! A tower that came from a folder of that layout is written back into it ([`crate::Origin`]); a tower of ours
 //! becomes a public architecture that computes the same. What a target cannot say is an error that names
 //! the rule in the way. Parity: `testdata/parity/export`.
 
