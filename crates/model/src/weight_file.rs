@@ -180,6 +180,13 @@ impl Weights {
         }
     }
 
+    /// Begins [`Weights::hash`] on a thread of its own, beside the loading of the same files: nearly
+    /// every use of a model asks for its fingerprint. The result waits for it.
+    pub(crate) fn hash_beside(&self) -> Hashing {
+        let weights = self.clone();
+        Hashing(Some(std::thread::spawn(move || weights.hash())))
+    }
+
     /// Names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -298,6 +305,26 @@ fn todays_name(name: String) -> String {
     let renamed = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
     let today = |(old, new)| name.strip_suffix(old).map(|start| format!("{start}{new}"));
     renamed.into_iter().find_map(today).unwrap_or(name)
+}
+
+/// A hash that is being computed. It ends before this does, so that no map outlives its model.
+pub(crate) struct Hashing(Option<std::thread::JoinHandle<String>>);
+
+impl Hashing {
+    /// Waits for the hash.
+    pub(crate) fn wait(mut self) -> String {
+        let hashing = self.0.take().expect("only waiting and dropping take it");
+        hashing.join().expect("hashing bytes does not panic")
+    }
+}
+
+impl Drop for Hashing {
+    fn drop(&mut self) {
+        if let Some(hashing) = self.0.take() {
+            // Whether it ended well matters to nobody any more.
+            let _ = hashing.join();
+        }
+    }
 }
 
 /// Whether the bytes are numbers of this machine where they lie.

@@ -81,6 +81,7 @@ impl Plan {
     /// # Errors
     /// When the weights do not fit the specs.
     pub fn build(self) -> Result<Model, ModelErrorKind> {
+        let hashing = self.weights.hash_beside();
         let map = self.map(&self.weights)?;
         let mut parts = ModelParts { tokenizer: self.tokenizer, ..ModelParts::default() };
         if let Some(text) = &self.text {
@@ -105,10 +106,9 @@ impl Plan {
         let adapted = self.names.iter().filter(|(_, s)| matches!(s, Source::Adapted { .. }));
         rules.extend(adapted.flat_map(|(_, source)| format!("{source:?}").into_bytes()));
         let tokenizer = parts.tokenizer.clone();
-        let weights = self.weights;
         let fingerprint = move || {
             let tokenizer = tokenizer.map(|t| hash_bytes(&t.to_json())).unwrap_or_default();
-            let parts = [hash_bytes(&rules), tokenizer, weights.hash()];
+            let parts = [hash_bytes(&rules), tokenizer, hashing.wait()];
             hash_bytes(parts.concat().as_bytes())
         };
         Model::with_fingerprint(spec, parts, Box::new(fingerprint))
