@@ -21,6 +21,7 @@ impl Task {
     #[must_use]
     pub fn named(name: &str) -> Self {
         match name {
+            "plain" => Self::Plain,
             "query" => Self::Query,
             "passage" | "document" => Self::Passage,
             other => Self::Named(other.to_owned()),
@@ -70,5 +71,18 @@ impl TextEmbeddings {
     #[must_use]
     pub fn n_truncated(&self) -> usize {
         self.tokens.iter().filter(|tokens| tokens.is_truncated()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_give_back_their_tasks() {
+        for task in [Task::Plain, Task::Query, Task::Passage, Task::Named("sts".to_owned())] {
+            assert_eq!(Task::named(task.name()), task);
+        }
+        assert_eq!(Task::named("document"), Task::Passage);
     }
 }

@@ -187,14 +187,20 @@ impl Model {
         Self::open_with(folder, &families::Options::default())
     }
 
+    /// Whether a folder is opened as a checkpoint of ours. One that is not there may be one whose
+    /// writer died; opening it puts it back.
+    #[must_use]
+    pub fn is_checkpoint(folder: &Path) -> bool {
+        let is_ours = folder.join(conjoin_core::MANIFEST_FILE).exists() && !is_export(folder);
+        is_ours || !folder.exists()
+    }
+
     /// As [`Model::open`], with choices that a folder of somebody else's leaves open.
     ///
     /// # Errors
     /// As there, and when the model has no such choice.
     pub fn open_with(folder: &Path, options: &families::Options) -> Result<Self, ModelError> {
-        // A folder that is not there may be one whose writer died; opening it puts it back.
-        let is_ours = folder.join(conjoin_core::MANIFEST_FILE).exists() && !is_export(folder);
-        if is_ours || !folder.exists() {
+        if Self::is_checkpoint(folder) {
             return match options.adapter.clone() {
                 None => Self::open_checkpoint(folder),
                 Some(found) => {

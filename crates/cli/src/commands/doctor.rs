@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
-use conjoin_core::{Embedder, MANIFEST_FILE, Parameter, Reranker, Stop, Task, Tower};
+use conjoin_core::{Embedder, Parameter, Reranker, Stop, Task, Tower};
 use conjoin_input::{ImageLimits, Pixels};
 use conjoin_model::{
     CrossEncoder, EncoderSpec, ImageSpec, LateInteraction, Model, ModelErrorKind, NormPlacement,
@@ -54,7 +54,7 @@ enum Subject {
 }
 
 fn open(folder: &Path) -> Result<(Subject, Option<Reading>)> {
-    if folder.join(MANIFEST_FILE).exists() || !folder.exists() {
+    if Model::is_checkpoint(folder) {
         return Ok((Subject::Embedder(Box::new(Model::open(folder)?)), None));
     }
     let at = |kind: ModelErrorKind| kind.at(folder.display().to_string());

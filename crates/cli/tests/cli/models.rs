@@ -76,6 +76,16 @@ fn doctor_reads_our_own_checkpoints() {
 }
 
 #[test]
+fn doctor_reads_an_exported_model_by_the_layout_it_has() {
+    let dir = tempdir().unwrap();
+    let model = checkpoint("clip/quick_gelu");
+    let model = model.to_str().unwrap();
+    conjoin(dir.path(), &["export", model, "--to", "open_clip", "--out", "away"]).expect(0);
+    let said = doctor(&dir.path().join("away"), &["--no-speed"]).expect(0).out;
+    assert!(said.contains("away: open_clip") && said.contains("rules, and what"), "{said}");
+}
+
+#[test]
 fn an_unknown_value_is_an_error_that_names_it() {
     let dir = tempdir().unwrap();
     let case = checkpoint("sentence_encoders/bert");
@@ -174,6 +184,9 @@ fn truncation_is_told_and_can_be_avoided() {
 #[test]
 fn a_task_without_a_prompt_is_an_error_that_lists_those_there_are() {
     let dir = tempdir().unwrap();
+    for task in ["plain", "query", "passage", "document"] {
+        embed(&dir, "out", &["--task", task]).expect(0);
+    }
     let said = embed(&dir, "out", &["--task", "jokes"]).expect(2).err;
     assert!(said.contains("no prompt for the task `jokes`; it has none at all"), "{said}");
 }
