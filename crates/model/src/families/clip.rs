@@ -262,7 +262,7 @@ fn text_names(layers: usize, prefix: &str) -> Names {
     names.weight("tokens", &format!("{prefix}embeddings.token_embedding"));
     names.weight("positions", &format!("{prefix}embeddings.position_embedding"));
     names.affine("output_norm", &format!("{prefix}final_layer_norm"));
-    blocks(&mut names, prefix, layers);
+    blocks(&mut names, "", prefix, layers);
     names
 }
 
@@ -274,15 +274,15 @@ fn vision_names(layers: usize, prefix: &str) -> Names {
     names.weight("positions", &format!("{prefix}embeddings.position_embedding"));
     names.affine("input_norm", &format!("{prefix}pre_layrnorm"));
     names.affine("output_norm", &format!("{prefix}post_layernorm"));
-    blocks(&mut names, prefix, layers);
+    blocks(&mut names, "", prefix, layers);
     names
 }
 
 /// The blocks of CLIP and its kin (SigLIP) in transformers.
-pub(crate) fn blocks(names: &mut Names, prefix: &str, layers: usize) {
+pub(crate) fn blocks(names: &mut Names, ours: &str, theirs: &str, layers: usize) {
     for i in 0..layers {
-        let ours = |part: &str| format!("layers.{i}.{part}");
-        let theirs = |part: &str| format!("{prefix}encoder.layers.{i}.{part}");
+        let ours = |part: &str| format!("{ours}layers.{i}.{part}");
+        let theirs = |part: &str| format!("{theirs}encoder.layers.{i}.{part}");
         let qkv = ["q", "k", "v"].map(|part| theirs(&format!("self_attn.{part}_proj")));
         names.affine_rows(&ours("attention.qkv"), &qkv.each_ref().map(String::as_str));
         names.affine(&ours("attention.out"), &theirs("self_attn.out_proj"));

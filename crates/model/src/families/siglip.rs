@@ -15,7 +15,7 @@ use conjoin_input::{ImageContract, InputContract, TextContract, Tokenizer};
 use serde_json::{Value, json};
 
 use super::{
-    Plan, Reading,
+    Plan, Reading, clip,
     config::{Config, Log},
     model_card, preprocessor,
     text::{Names, activation},
@@ -203,7 +203,7 @@ fn text_names(names: &mut Names, layers: usize) {
     names.weight("text.positions", "text_model.embeddings.position_embedding");
     names.affine("text.output_norm", "text_model.final_layer_norm");
     names.affine("text.head.0", "text_model.head");
-    blocks(names, "text", "text_model", layers);
+    clip::blocks(names, "text.", "text_model.", layers);
 }
 
 fn vision_names(names: &mut Names, spec: &EncoderSpec) {
@@ -212,7 +212,7 @@ fn vision_names(names: &mut Names, spec: &EncoderSpec) {
     names.same("image.patch.bias", &format!("{patch}.bias"));
     names.weight("image.positions", "vision_model.embeddings.position_embedding");
     names.affine("image.output_norm", "vision_model.post_layernorm");
-    blocks(names, "image", "vision_model", spec.layers);
+    clip::blocks(names, "image.", "vision_model.", spec.layers);
     probe_names(names, spec.width);
 }
 
@@ -229,18 +229,4 @@ fn probe_names(names: &mut Names, d: usize) {
     names.affine("image.probe.mlp.norm", "vision_model.head.layernorm");
     names.affine("image.probe.mlp.up", "vision_model.head.mlp.fc1");
     names.affine("image.probe.mlp.down", "vision_model.head.mlp.fc2");
-}
-
-fn blocks(names: &mut Names, tower: &str, theirs: &str, layers: usize) {
-    for i in 0..layers {
-        let ours = |part: &str| format!("{tower}.layers.{i}.{part}");
-        let theirs = |part: &str| format!("{theirs}.encoder.layers.{i}.{part}");
-        let qkv = ["q", "k", "v"].map(|q| theirs(&format!("self_attn.{q}_proj")));
-        names.affine_rows(&ours("attention.qkv"), &qkv.each_ref().map(String::as_str));
-        names.affine(&ours("attention.out"), &theirs("self_attn.out_proj"));
-        names.affine(&ours("attention.norm"), &theirs("layer_norm1"));
-        names.affine(&ours("mlp.up"), &theirs("mlp.fc1"));
-        names.affine(&ours("mlp.down"), &theirs("mlp.fc2"));
-        names.affine(&ours("mlp.norm"), &theirs("layer_norm2"));
-    }
 }
