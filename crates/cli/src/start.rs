@@ -7,13 +7,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use conjoin_core::{Seed, Stop, Tower};
-use conjoin_engine::Activation;
 use conjoin_hub::ModelName;
 use conjoin_input::{InputContract, TextContract, Tokenizer};
 use conjoin_model::{
-    AttentionRule, Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, Matryoshka, MlpRule,
-    MobileNetSpec, Model, ModelParts, ModelSpec, NameMap, NormPlacement, NormRule, Origin,
-    OutputNorm, Pooling, TextTower, Weights, families::mobilenet,
+    Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, Matryoshka, MobileNetSpec, Model,
+    ModelParts, ModelSpec, NameMap, Origin, Pooling, TextTower, Weights, families::mobilenet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -188,25 +186,13 @@ impl Towers {
         layers: usize,
         heads: usize,
     ) -> EncoderSpec {
-        let spec = EncoderSpec {
-            input: EncoderInput::Tokens {
-                vocabulary: tokenizer.vocabulary_size(),
-                max_tokens: self.max_tokens,
-                positions: true,
-                types: 0,
-            },
-            input_norm: false,
-            width,
-            layers,
-            attention: AttentionRule::plain(heads),
-            mlp: MlpRule::plain(4 * width, Activation::Gelu),
-            norm: NormRule::plain(NormPlacement::Pre, 1e-5),
-            layer_scale: false,
-            output_norm: OutputNorm::Tokens,
-            pooling: Pooling::Mean,
-            head: Vec::new(),
-            normalize: true,
+        let input = EncoderInput::Tokens {
+            vocabulary: tokenizer.vocabulary_size(),
+            max_tokens: self.max_tokens,
+            positions: true,
+            types: 0,
         };
-        spec.projected(self.width)
+        let spec = EncoderSpec::pre_norm(input, width, layers, heads);
+        EncoderSpec { pooling: Pooling::Mean, ..spec }.projected(self.width)
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     EncoderSpec, ImageSpec, ImageTower, LongText, Matryoshka, ModelError, ModelErrorKind, Origin,
-    Pooling, TextTower,
+    Pooling, TextTower, Weights,
     export::is_export,
     families,
     long_text::{Parts, Window, weighted_mean},
@@ -74,6 +74,22 @@ pub struct ModelParts {
 
 /// Computes a fingerprint, when somebody asks for it: it may have to read all weights.
 pub(crate) type Fingerprint = Box<dyn FnOnce() -> String + Send + Sync>;
+
+/// That of a model that ranks: of its rules, its tokeniser and its files.
+pub(crate) fn fingerprint_of(
+    rules: &impl Serialize,
+    tokenizer: &Tokenizer,
+    weights: Weights,
+) -> Result<Fingerprint, ModelErrorKind> {
+    let file = "rules".to_owned();
+    let rules =
+        serde_json::to_vec(rules).map_err(|source| ModelErrorKind::Json { file, source })?;
+    let tokenizer = tokenizer.clone();
+    Ok(Box::new(move || {
+        let tokenizer = hash_bytes(&tokenizer.to_json());
+        hash_bytes([hash_bytes(&rules), tokenizer, weights.hash()].concat().as_bytes())
+    }))
+}
 
 /// A loaded model.
 pub struct Model {

@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use conjoin_core::{EmbedError, Embedder, Task, Tower, max_sim};
-use conjoin_engine::Tensor;
+use conjoin_core::{EmbedError, Embedder, Parameter, Task, Tower, max_sim};
+use conjoin_engine::{Exec, Pool, Tensor};
 use conjoin_input::{ImageLimits, Pixels, decode};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,15 @@ pub enum Executor {
     Inferring,
     /// Recording a tape, as training does.
     Recording,
+}
+
+impl Executor {
+    pub(crate) fn begin<'p>(self, parameters: &'p [Parameter], pool: &Pool) -> Exec<'p> {
+        match self {
+            Self::Inferring => Exec::inferring(parameters, pool),
+            Self::Recording => Exec::recording(parameters, pool),
+        }
+    }
 }
 
 /// How far one stage is from the reference.
@@ -218,8 +227,8 @@ impl Reference {
             .iter()
             .map(|text| Ok(model.tokenize(text)?.ids))
             .collect::<Result<_, EmbedError>>()?;
-        let expected = self.golden.integers("text.ids")?;
-        let found: Vec<i64> = ids.iter().flatten().map(|id| i64::from(*id)).collect();
+        let expected = self.golden.indices("text.ids")?;
+        let found: Vec<usize> = ids.iter().flatten().map(|id| *id as usize).collect();
         let wrong = expected.iter().zip(&found).filter(|(a, b)| a != b).count();
         let wrong = wrong + expected.len().abs_diff(found.len());
         errors.push(StageError {

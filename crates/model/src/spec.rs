@@ -399,6 +399,26 @@ impl NormRule {
 }
 
 impl EncoderSpec {
+    /// A pre-norm transformer with biases everywhere, an MLP of four times the width with GELU, a norm
+    /// behind the last layer, and the first token as the vector.
+    #[must_use]
+    pub fn pre_norm(input: EncoderInput, width: usize, layers: usize, heads: usize) -> Self {
+        Self {
+            input,
+            input_norm: false,
+            width,
+            layers,
+            attention: AttentionRule::plain(heads),
+            mlp: MlpRule::plain(4 * width, Activation::Gelu),
+            norm: NormRule::plain(NormPlacement::Pre, 1e-5),
+            layer_scale: false,
+            output_norm: OutputNorm::Tokens,
+            pooling: Pooling::First,
+            head: Vec::new(),
+            normalize: true,
+        }
+    }
+
     /// Width of the embeddings.
     #[must_use]
     pub fn embedding_width(&self) -> usize {

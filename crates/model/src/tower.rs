@@ -119,10 +119,7 @@ impl TextTower {
         executor: Executor,
         observe: Observe<'_>,
     ) -> Result<(), TowerError> {
-        let exec = match executor {
-            Executor::Inferring => Exec::inferring(&self.parameters, &self.pool),
-            Executor::Recording => Exec::recording(&self.parameters, &self.pool),
-        };
+        let exec = executor.begin(&self.parameters, &self.pool);
         let embedding = self.forward(&exec, inputs, observe)?;
         observe("embedding", &embedding);
         Ok(())
@@ -294,10 +291,7 @@ impl ImageTower {
         executor: Executor,
         observe: Observe<'_>,
     ) -> Result<(), TowerError> {
-        let exec = match executor {
-            Executor::Inferring => Exec::inferring(&self.parameters, &self.pool),
-            Executor::Recording => Exec::recording(&self.parameters, &self.pool),
-        };
+        let exec = executor.begin(&self.parameters, &self.pool);
         let embedding = self.forward(&exec, inputs, observe)?;
         observe("embedding", &embedding);
         Ok(())

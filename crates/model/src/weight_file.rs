@@ -220,20 +220,6 @@ impl Weights {
         Ok((stored.shape.clone(), values))
     }
 
-    /// The values of a tensor of 64-bit integers.
-    ///
-    /// # Errors
-    /// When it is missing or of another type.
-    pub fn integers(&self, name: &str) -> Result<Vec<i64>, ModelErrorKind> {
-        let stored = self.stored(name)?;
-        if stored.dtype != Dtype::I64 {
-            let (name, found) = (name.to_owned(), format!("{:?}", stored.dtype));
-            return Err(ModelErrorKind::NumberType { name, found });
-        }
-        let data = &stored.file.get()[stored.range.clone()];
-        Ok(data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
-    }
-
     /// The value of a tensor with one number.
     ///
     /// # Errors

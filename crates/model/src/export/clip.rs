@@ -17,8 +17,7 @@ use super::{
 };
 use crate::{
     AttentionRule, Content, EncoderInput, EncoderSpec, ForeignTensor, HeadLayer, ImageSpec,
-    MlpRule, Model, ModelErrorKind, NormPlacement, NormRule, Order, OutputNorm, Pooling, QkvBias,
-    ScoreBias,
+    MlpRule, Model, ModelErrorKind, NormPlacement, NormRule, Order, OutputNorm, Pooling,
     tower::{IMAGE_PREFIX, TEXT_PREFIX},
 };
 
@@ -87,29 +86,9 @@ fn clip_shape(spec: &EncoderSpec, mask: Mask, width: usize) -> EncoderSpec {
     };
     EncoderSpec {
         input_norm: mask == Mask::Bidirectional,
-        attention: AttentionRule {
-            heads: spec.attention.heads,
-            qkv_bias: QkvBias::All,
-            out_bias: true,
-            inner_norm: false,
-            mask,
-            score_bias: ScoreBias::None,
-            rotary: None,
-            local: None,
-        },
-        mlp: MlpRule {
-            gated: false,
-            up_bias: true,
-            down_bias: true,
-            inner_norm: false,
-            ..spec.mlp.clone()
-        },
-        norm: NormRule {
-            placement: NormPlacement::Pre,
-            eps: spec.norm.eps,
-            bias: true,
-            first: true,
-        },
+        attention: AttentionRule { mask, ..AttentionRule::plain(spec.attention.heads) },
+        mlp: MlpRule::plain(spec.mlp.width, spec.mlp.activation),
+        norm: NormRule::plain(NormPlacement::Pre, spec.norm.eps),
         layer_scale: false,
         output_norm,
         head: vec![HeadLayer::Dense { width, bias: false, activation: Activation::Identity }],

@@ -5,7 +5,7 @@
 //! learns its positions; it numbers them from behind the padding's. Pictures: MobileNet v1, whose batch
 //! norms get mean 0 and variance 1 − ε, so that scale and shift stay what they are.
 
-use conjoin_engine::{Activation, Mask};
+use conjoin_engine::Activation;
 use serde_json::{Value, json};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     AttentionRule, EncoderInput, EncoderSpec, ImageSpec, MlpRule, MobileNetSpec, Model,
-    ModelErrorKind, NormPlacement, NormRule, Order, OutputNorm, QkvBias, ScoreBias,
+    ModelErrorKind, NormPlacement, NormRule, Order, OutputNorm,
     tower::{IMAGE_PREFIX, TEXT_PREFIX},
     weights::BATCH_NORM_EPS,
 };
@@ -49,30 +49,9 @@ pub(crate) fn text(model: &Model, spec: &EncoderSpec) -> Result<Folder, ModelErr
 fn esm_spec(spec: &EncoderSpec) -> EncoderSpec {
     EncoderSpec {
         input_norm: false,
-        attention: AttentionRule {
-            heads: spec.attention.heads,
-            qkv_bias: QkvBias::All,
-            out_bias: true,
-            inner_norm: false,
-            mask: Mask::Bidirectional,
-            score_bias: ScoreBias::None,
-            rotary: None,
-            local: None,
-        },
-        mlp: MlpRule {
-            width: spec.mlp.width,
-            activation: Activation::Gelu,
-            gated: false,
-            up_bias: true,
-            down_bias: true,
-            inner_norm: false,
-        },
-        norm: NormRule {
-            placement: NormPlacement::Pre,
-            eps: spec.norm.eps,
-            bias: true,
-            first: true,
-        },
+        attention: AttentionRule::plain(spec.attention.heads),
+        mlp: MlpRule::plain(spec.mlp.width, Activation::Gelu),
+        norm: NormRule::plain(NormPlacement::Pre, spec.norm.eps),
         layer_scale: false,
         output_norm: OutputNorm::Tokens,
         ..spec.clone()

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use conjoin_engine::{Activation, Mask};
+use conjoin_engine::Mask;
 use conjoin_input::{ImageContract, InputContract, TextContract, Tokenizer};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     AttentionRule, EncoderInput, EncoderSpec, ImageSpec, Matryoshka, MlpRule, ModelErrorKind,
-    NormPlacement, NormRule, OutputNorm, Pooling, Source, Weights,
+    NormRule, Pooling, Source, Weights,
     checkpoint::read_limited,
     tower::{IMAGE_PREFIX, TEXT_PREFIX},
 };
@@ -217,7 +217,7 @@ fn tower(
     default: Size,
     input: EncoderInput,
 ) -> Result<EncoderSpec, ModelErrorKind> {
-    let spec = pre_norm(
+    let spec = EncoderSpec::pre_norm(
         input,
         config.usize_or("hidden_size", default.width)?,
         config.usize_or("num_hidden_layers", default.layers)?,
@@ -232,29 +232,6 @@ fn tower(
         norm: NormRule { eps, ..spec.norm },
         ..spec
     })
-}
-
-/// A pre-norm transformer with biases everywhere; MLP, activation and ε are to be set.
-pub(crate) fn pre_norm(
-    input: EncoderInput,
-    width: usize,
-    layers: usize,
-    heads: usize,
-) -> EncoderSpec {
-    EncoderSpec {
-        input,
-        input_norm: false,
-        width,
-        layers,
-        attention: AttentionRule::plain(heads),
-        mlp: MlpRule::plain(4 * width, Activation::Gelu),
-        norm: NormRule::plain(NormPlacement::Pre, 1e-5),
-        layer_scale: false,
-        output_norm: OutputNorm::Tokens,
-        pooling: Pooling::First,
-        head: Vec::new(),
-        normalize: true,
-    }
 }
 
 fn text_names(layers: usize, prefix: &str) -> Names {

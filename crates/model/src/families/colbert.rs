@@ -7,7 +7,6 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use conjoin_core::hash_bytes;
 use conjoin_engine::Activation;
 use conjoin_input::Tokenizer;
 use serde::Serialize;
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     EncoderSpec, HeadLayer, LateInteraction, ModelError, ModelErrorKind, NameMap, Rows,
-    SequenceTower, Source, Weights,
+    SequenceTower, Source, Weights, model::fingerprint_of,
 };
 
 /// How queries and documents are read.
@@ -117,15 +116,9 @@ impl LatePlan {
     pub fn build(self) -> Result<LateInteraction, ModelErrorKind> {
         let map = self.map(&self.weights)?;
         let tower = SequenceTower::open(&self.spec, Rows::PerToken, &map)?;
-        let file = "rules".to_owned();
-        let rules = serde_json::to_vec(&(&self.spec, &self.rule))
-            .map_err(|source| ModelErrorKind::Json { file, source })?;
-        let (tokenizer, weights) = (self.tokenizer.clone(), self.weights);
-        let fingerprint = move || {
-            let tokenizer = hash_bytes(&tokenizer.to_json());
-            hash_bytes([hash_bytes(&rules), tokenizer, weights.hash()].concat().as_bytes())
-        };
-        Ok(LateInteraction::new(tower, self.tokenizer, self.rule, Box::new(fingerprint)))
+        let rules = (&self.spec, &self.rule);
+        let fingerprint = fingerprint_of(&rules, &self.tokenizer, self.weights)?;
+        Ok(LateInteraction::new(tower, self.tokenizer, self.rule, fingerprint))
     }
 }
 

@@ -8,7 +8,6 @@
 
 use std::path::Path;
 
-use conjoin_core::hash_bytes;
 use conjoin_engine::Activation;
 use conjoin_input::Tokenizer;
 use serde::Serialize;
@@ -23,7 +22,7 @@ use super::{
 };
 use crate::{
     CrossEncoder, EncoderSpec, HeadLayer, ModelError, ModelErrorKind, NameMap, OutputNorm, Pooling,
-    Rows, SequenceTower, Source, Weights,
+    Rows, SequenceTower, Source, Weights, model::fingerprint_of,
 };
 
 /// How a logit becomes a score.
@@ -99,15 +98,9 @@ impl PairPlan {
     pub fn build(self) -> Result<CrossEncoder, ModelErrorKind> {
         let map = self.map(&self.weights)?;
         let tower = SequenceTower::open(&self.spec, Rows::PerSequence, &map)?;
-        let file = "rules".to_owned();
-        let rules = serde_json::to_vec(&(&self.spec, &self.rule))
-            .map_err(|source| ModelErrorKind::Json { file, source })?;
-        let (tokenizer, weights) = (self.tokenizer.clone(), self.weights);
-        let fingerprint = move || {
-            let tokenizer = hash_bytes(&tokenizer.to_json());
-            hash_bytes([hash_bytes(&rules), tokenizer, weights.hash()].concat().as_bytes())
-        };
-        Ok(CrossEncoder::new(tower, self.tokenizer, self.rule, Box::new(fingerprint)))
+        let rules = (&self.spec, &self.rule);
+        let fingerprint = fingerprint_of(&rules, &self.tokenizer, self.weights)?;
+        Ok(CrossEncoder::new(tower, self.tokenizer, self.rule, fingerprint))
     }
 }
 

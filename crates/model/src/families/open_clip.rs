@@ -15,7 +15,6 @@ use serde_json::Value;
 
 use super::{
     Options, Plan, Reading,
-    clip::pre_norm,
     config::{Config, Log},
     model_card, open_clip_tokenizer as tokenizer,
     preprocessor::channels,
@@ -131,7 +130,7 @@ fn vision(shared: &Shared<'_>, config: &Config) -> Result<Tower, ModelErrorKind>
         input_norm: !config.flag_or("no_ln_pre", false)?,
         output_norm: if norm_behind { OutputNorm::Pooled } else { OutputNorm::Tokens },
         pooling,
-        ..built_in(config, shared.quick, pre_norm(input, width, layers, heads))?
+        ..built_in(config, shared.quick, EncoderSpec::pre_norm(input, width, layers, heads))?
     };
     let mut names = Names::default();
     names.put("patch.weight", Source::PatchKernel("visual.conv1.weight".to_owned()));
@@ -273,7 +272,7 @@ fn text(shared: &Shared<'_>, config: &Config) -> Result<Tower, ModelErrorKind> {
         types: 0,
     };
     let (width, layers) = (config.usize_or("width", 512)?, config.usize_or("layers", 12)?);
-    let spec = pre_norm(input, width, layers, config.usize_or("heads", 8)?);
+    let spec = EncoderSpec::pre_norm(input, width, layers, config.usize_or("heads", 8)?);
     let both_sides = config.flag_or("no_causal_mask", false)?;
     let mask = if both_sides { Mask::Bidirectional } else { Mask::Causal };
     let spec = EncoderSpec {

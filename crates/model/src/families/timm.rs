@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use super::{
     Plan, Reading,
-    clip::pre_norm,
     config::{Config, Log},
     model_card,
     preprocessor::channels,
@@ -333,7 +332,7 @@ impl Trunk {
             class_token: tensors.has("cls_token"),
         };
         let width = tensors.size(&format!("{patch}.weight"), 0)?;
-        let spec = pre_norm(input, width, layers, rule.heads);
+        let spec = EncoderSpec::pre_norm(input, width, layers, rule.heads);
         let spec = EncoderSpec {
             input_norm: tensors.has("norm_pre.weight"),
             attention: attention(&tensors, rule, spec.attention),
