@@ -24,7 +24,7 @@ pub use gemm::{MatMut, MatRef, matmul};
 pub use math::Activation;
 pub use ops::{
     attention::{AttentionSpec, DistanceBias, Mask},
-    convolution::ImageShape,
+    convolution::{ImageShape, Levels, Pictures},
     embedding::{TokenBatch, TokenTables},
     linear::{Bias, LinearParams},
     rotary::{Pairing, RotaryTable},

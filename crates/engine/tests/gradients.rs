@@ -585,23 +585,6 @@ fn grad_image_tokens() {
     }
 }
 
-#[test]
-fn patches_leave_out_what_is_behind_the_last_whole_one() {
-    let shape = ImageShape { batch: 2, height: 7, width: 5 };
-    let x = random(shape.rows() * 3, 1);
-    let (parameters, pool) = (Vec::new(), Pool::default());
-    let exec = Exec::inferring(&parameters, &pool);
-    let y = exec.patches(&pool.tensor(shape.rows(), 3, &x), shape, 2);
-    assert_eq!((y.rows(), y.cols()), (2 * 3 * 2, 12));
-    for (row, patch) in y.values().chunks(12).enumerate() {
-        let (image, py, px) = (row / 6, row % 6 / 2, row % 2);
-        for (at, value) in patch.iter().enumerate() {
-            let (line, column, channel) = (py * 2 + at / 6, px * 2 + at % 6 / 3, at % 3);
-            assert_eq!(*value, x[((image * 7 + line) * 5 + column) * 3 + channel]);
-        }
-    }
-}
-
 /// TensorFlow's "same": the number of zeros before the first pixel.
 fn before(size: usize, kernel: usize, stride: usize) -> usize {
     let out = size.div_ceil(stride);
@@ -644,33 +627,6 @@ fn grad_depthwise() {
         check(values, (rows, c), &plain, &|exec, x| {
             exec.depthwise(x, shape, stride, p, activation)
         });
-    }
-}
-
-#[test]
-fn unfold_agrees_with_a_plain_loop() {
-    for (height, width, kernel, stride) in [(5, 4, 3, 2), (6, 6, 3, 2), (8, 8, 4, 4), (3, 3, 3, 1)]
-    {
-        let shape = ImageShape { batch: 2, height, width };
-        let x = random(shape.rows() * 3, 1);
-        let (parameters, pool) = (Vec::new(), Pool::default());
-        let exec = Exec::inferring(&parameters, &pool);
-        let y = exec.unfold(&pool.tensor(shape.rows(), 3, &x), shape, kernel, stride);
-        let (top, left) = (before(height, kernel, stride), before(width, kernel, stride));
-        let mut expected = Vec::new();
-        for (image, oy) in (0..2).flat_map(|b| (0..height.div_ceil(stride)).map(move |y| (b, y))) {
-            for ox in 0..width.div_ceil(stride) {
-                for (ky, kx) in (0..kernel * kernel).map(|tap| (tap / kernel, tap % kernel)) {
-                    let (iy, ix) = (oy * stride + ky, ox * stride + kx);
-                    let inside = iy >= top && iy - top < height && ix >= left && ix - left < width;
-                    expected.extend((0..3).map(|c| match inside {
-                        true => x[((image * height + iy - top) * width + ix - left) * 3 + c],
-                        false => 0.0,
-                    }));
-                }
-            }
-        }
-        assert_eq!(y.values(), expected);
     }
 }
 

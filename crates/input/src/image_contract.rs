@@ -164,6 +164,15 @@ impl ImageContract {
         }
     }
 
+    /// `(x / 255 - mean) / std` of every level of every channel.
+    #[must_use]
+    pub fn levels(&self) -> [[f32; 256]; 3] {
+        std::array::from_fn(|channel| {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            std::array::from_fn(|level| (level as f32 / 255.0 - mean) / std)
+        })
+    }
+
     /// Writes `(x / 255 - mean) / std` of every value.
     ///
     /// # Shapes
@@ -173,10 +182,7 @@ impl ImageContract {
     /// When `out` has another length than the pixels.
     pub fn normalize(&self, pixels: &Pixels, out: &mut [f32]) {
         assert_eq!(out.len(), pixels.data().len(), "one number per byte");
-        let levels: [[f32; 256]; 3] = std::array::from_fn(|channel| {
-            let (mean, std) = (self.mean[channel], self.std[channel]);
-            std::array::from_fn(|level| (level as f32 / 255.0 - mean) / std)
-        });
+        let levels = self.levels();
         let (bytes, _) = pixels.data().as_chunks::<3>();
         let (numbers, _) = out.as_chunks_mut::<3>();
         for (to, pixel) in numbers.iter_mut().zip(bytes) {

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use conjoin_engine::{
-    Activation, AttentionSpec, Exec, ImageShape, LinearParams, ParamId, Tensor, TokenBatch,
+    Activation, AttentionSpec, Exec, LinearParams, ParamId, Pictures, Tensor, TokenBatch,
     TokenTables,
 };
 
@@ -163,22 +163,22 @@ impl Encoder {
     }
 
     /// # Shapes
-    /// `pixels`: `[b · s · s, 3]`, result: `[b, e]`.
-    pub(crate) fn embed_pixels(
+    /// `b` pictures of `[s, s, 3]` to `[b, e]`.
+    pub(crate) fn embed_pictures(
         &self,
         exec: &Exec<'_>,
-        pixels: &Tensor,
-        shape: ImageShape,
+        pictures: &Pictures<'_>,
         observe: Observe<'_>,
     ) -> Tensor {
         let Stem::Patches { patch, class, positions, patch_size } = self.stem else {
             unreachable!("image towers are checked to embed patches")
         };
-        let windows = exec.patches(pixels, shape, patch_size); // [b·p, patch²·3]
+        let windows = exec.patches(pictures, patch_size); // [b·p, patch²·3]
+        let n_pictures = pictures.shape().batch;
         let patches = exec.linear(&windows, patch, Activation::Identity); // [b·p, d]
-        let x = exec.image_tokens(&patches, shape.batch, class, positions); // [b·t, d]
-        let per_image = x.rows() / shape.batch;
-        let sequences = Sequences::of_images(shape.batch, per_image, class.is_some());
+        let x = exec.image_tokens(&patches, n_pictures, class, positions); // [b·t, d]
+        let per_image = x.rows() / n_pictures;
+        let sequences = Sequences::of_images(n_pictures, per_image, class.is_some());
         let sight = Sight { offsets: sequences.offsets(), visible: None };
         let x = self.layers(exec, x, sight, observe);
         self.finish(exec, &x, &sequences, observe)

@@ -20,6 +20,7 @@ mod matryoshka;
 mod mobilenet;
 mod model;
 mod origin;
+mod overlap;
 mod places;
 mod pooling;
 pub mod reference;

@@ -5,7 +5,7 @@
 //! their statistics, so a row never depends on the rest of its batch.
 //! Source: Howard et al. 2017. Parity: `testdata/parity/mobilenet`, `testdata/parity/towers`.
 
-use conjoin_engine::{Activation, Exec, ImageShape, LinearParams, Tensor};
+use conjoin_engine::{Activation, Exec, LinearParams, Pictures, Tensor};
 
 use crate::{layout::Layout, spec::MobileNetSpec, tower::Observe};
 
@@ -54,18 +54,17 @@ impl MobileNet {
     }
 
     /// # Shapes
-    /// `pixels`: `[b · h · w, 3]`, result: `[b, e]`.
-    pub(crate) fn embed_pixels(
+    /// `b` pictures of `[h, w, 3]` to `[b, e]`.
+    pub(crate) fn embed_pictures(
         &self,
         exec: &Exec<'_>,
-        pixels: &Tensor,
-        shape: ImageShape,
+        pictures: &Pictures<'_>,
         observe: Observe<'_>,
     ) -> Tensor {
         let stride = self.spec.stem_stride;
-        let windows = exec.unfold(pixels, shape, 3, stride); // [b·h·w, 27]
+        let windows = exec.windows(pictures, 3, stride); // [b·h·w, 27]
         let mut x = exec.linear(&windows, self.stem, Activation::Relu6); // [b·h·w, c]
-        let mut shape = shape.strided(stride);
+        let mut shape = pictures.shape().strided(stride);
         observe("hidden.0", &x);
         for (i, block) in self.blocks.iter().enumerate() {
             x = exec.depthwise(&x, shape, block.stride, block.depthwise, Activation::Relu6);

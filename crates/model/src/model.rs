@@ -23,6 +23,7 @@ use crate::{
     export::is_export,
     families,
     long_text::{Parts, Window, weighted_mean},
+    overlap::overlapped,
     tiles,
 };
 
@@ -359,9 +360,10 @@ pub(crate) fn unreadable(
     EmbedError::Input { modality, source: Box::new(source) }
 }
 
-/// Texts are tokenised and pictures decoded this many at a time, so that memory stays bounded.
+/// Texts are tokenised and pictures decoded this many at a time while those before are embedded, so that
+/// memory stays bounded.
 const TEXTS_PER_BLOCK: usize = 1024;
-const IMAGES_PER_BLOCK: usize = 64;
+const IMAGES_PER_BLOCK: usize = 32;
 
 impl Embedder for Model {
     fn fingerprint(&self) -> &str {
@@ -390,15 +392,19 @@ impl Embedder for Model {
     fn embed_texts(&self, texts: &[&str], task: &Task) -> Result<TextEmbeddings, EmbedError> {
         let side = self.text_side()?;
         let prompt = side.prompt(task)?;
+        let prepare = |texts| (texts, side.tokenize_all(prompt, texts));
+        let blocks = overlapped(texts.chunks(TEXTS_PER_BLOCK), prepare, |(texts, tokens)| {
+            let cut = side.embed_cut(&tokens?)?;
+            match self.long_text {
+                LongText::Cut => Ok(cut),
+                LongText::Mean | LongText::Late => side.embed_whole(prompt, texts, cut),
+            }
+        })?;
         let mut all = TextEmbeddings {
             vectors: Embeddings::zeros(0, self.width),
             tokens: Vec::with_capacity(texts.len()),
         };
-        for block in texts.chunks(TEXTS_PER_BLOCK) {
-            let block = match self.long_text {
-                LongText::Cut => side.embed_cut(prompt, block)?,
-                LongText::Mean | LongText::Late => side.embed_whole(prompt, block)?,
-            };
+        for block in blocks {
             all.vectors.append(&block.vectors.cut(self.width));
             all.tokens.extend(block.tokens);
         }
@@ -410,13 +416,14 @@ impl Embedder for Model {
         images: &[&[u8]],
     ) -> Result<Vec<Result<Vec<f32>, EmbedError>>, EmbedError> {
         let tower = self.parts.image.as_ref().ok_or(EmbedError::NoTower(Modality::Image))?;
-        let mut all = Vec::with_capacity(images.len());
-        for block in images.chunks(IMAGES_PER_BLOCK) {
-            let prepared: Vec<_> = block.par_iter().map(|bytes| self.prepare(bytes)).collect();
+        let prepare = |block: &[&[u8]]| -> Vec<Result<Vec<Pixels>, EmbedError>> {
+            block.par_iter().map(|bytes| self.prepare(bytes)).collect()
+        };
+        let blocks = overlapped(images.chunks(IMAGES_PER_BLOCK), prepare, |prepared| {
             let views: Vec<&Pixels> = prepared.iter().flatten().flatten().collect();
             let embeddings = tower.embed(&views)?.cut(self.width);
             let mut first = 0;
-            all.extend(prepared.into_iter().map(|views| {
+            let of_picture = prepared.into_iter().map(|views| {
                 let n = views?.len();
                 let of_picture = embeddings.select(&(first..first + n).collect::<Vec<_>>());
                 first += n;
@@ -424,9 +431,10 @@ impl Embedder for Model {
                     1 => of_picture.into_values(),
                     _ => weighted_mean(&of_picture, &vec![1; n]),
                 })
-            }));
-        }
-        Ok(all)
+            });
+            Ok::<Vec<_>, EmbedError>(of_picture.collect())
+        })?;
+        Ok(blocks.into_iter().flatten().collect())
     }
 
     fn tasks(&self) -> Vec<String> {
@@ -460,24 +468,28 @@ impl TextSide<'_> {
         })
     }
 
-    fn embed_cut(&self, prompt: &str, texts: &[&str]) -> Result<TextEmbeddings, EmbedError> {
-        let all: Vec<Tokens> = texts
-            .par_iter()
-            .map(|text| match prompt {
-                "" => self.tokenize(text),
-                _ => self.tokenize(&format!("{prompt}{text}")),
-            })
-            .collect::<Result<_, EmbedError>>()?;
-        let limit = self.contract.max_tokens;
-        let tokens = all.iter().map(|t| TokenUse { used: t.total.min(limit), total: t.total });
-        let tokens = tokens.collect();
-        let ids: Vec<&Vec<u32>> = all.iter().map(|t| &t.ids).collect();
-        Ok(TextEmbeddings { vectors: self.tower.embed(&ids)?, tokens })
+    fn tokenize_all(&self, prompt: &str, texts: &[&str]) -> Result<Vec<Tokens>, EmbedError> {
+        let tokenize = |text: &&str| match prompt {
+            "" => self.tokenize(text),
+            _ => self.tokenize(&format!("{prompt}{text}")),
+        };
+        texts.par_iter().map(tokenize).collect()
     }
 
-    /// Texts that fit as ever, longer ones in windows.
-    fn embed_whole(&self, prompt: &str, texts: &[&str]) -> Result<TextEmbeddings, EmbedError> {
-        let mut block = self.embed_cut(prompt, texts)?;
+    fn embed_cut(&self, all: &[Tokens]) -> Result<TextEmbeddings, EmbedError> {
+        let limit = self.contract.max_tokens;
+        let tokens = all.iter().map(|t| TokenUse { used: t.total.min(limit), total: t.total });
+        let ids: Vec<&Vec<u32>> = all.iter().map(|t| &t.ids).collect();
+        Ok(TextEmbeddings { vectors: self.tower.embed(&ids)?, tokens: tokens.collect() })
+    }
+
+    /// `block` with the long ones among its texts read in windows.
+    fn embed_whole(
+        &self,
+        prompt: &str,
+        texts: &[&str],
+        mut block: TextEmbeddings,
+    ) -> Result<TextEmbeddings, EmbedError> {
         let mut vectors = Vec::with_capacity(texts.len());
         for (i, row) in block.vectors.rows().enumerate() {
             if block.tokens[i].is_truncated() {

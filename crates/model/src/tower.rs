@@ -7,7 +7,7 @@ mod sequence;
 use std::sync::Arc;
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
-use conjoin_engine::{Exec, ImageShape, Pool, Tape, Tensor, TokenBatch, vectorize};
+use conjoin_engine::{Exec, Levels, Pictures, Pool, Tape, Tensor, TokenBatch};
 use conjoin_input::{ImageContract, Pixels};
 
 use crate::{
@@ -46,8 +46,7 @@ pub struct TextTower {
 pub struct ImageTower {
     body: Body,
     size: usize,
-    mean: [f32; 3],
-    std: [f32; 3],
+    levels: Box<Levels>,
     parameters: Vec<Parameter>,
     pool: Pool,
 }
@@ -268,8 +267,8 @@ impl ImageTower {
             });
         }
         let parameters = weights::fill(layout, IMAGE_PREFIX, map, absent)?;
-        let (size, mean, std) = (contract.size, contract.mean, contract.std);
-        Ok(Self { body, size, mean, std, parameters, pool: Pool::default() })
+        let (size, levels) = (contract.size, Box::new(contract.levels()));
+        Ok(Self { body, size, levels, parameters, pool: Pool::default() })
     }
 
     /// The spec.
@@ -304,12 +303,11 @@ impl ImageTower {
         observe: Observe<'_>,
     ) -> Result<Tensor, TowerError> {
         self.check(inputs)?;
-        let side = self.size;
-        let shape = ImageShape { batch: inputs.len(), height: side, width: side };
-        let pixels = self.normalize(inputs); // [b·s·s, 3]
+        let bytes: Vec<&[u8]> = inputs.iter().map(|pixels| pixels.data()).collect();
+        let pictures = Pictures::new(&bytes, (self.size, self.size), &self.levels);
         Ok(match &self.body {
-            Body::Transformer(encoder) => encoder.embed_pixels(exec, &pixels, shape, observe),
-            Body::MobileNet(net) => net.embed_pixels(exec, &pixels, shape, observe),
+            Body::Transformer(encoder) => encoder.embed_pictures(exec, &pictures, observe),
+            Body::MobileNet(net) => net.embed_pictures(exec, &pictures, observe),
         })
     }
 
@@ -323,23 +321,6 @@ impl ImageTower {
                 expected: format!("{0}x{0}", self.size),
             }),
         }
-    }
-
-    /// `(x / 255 − mean) / std`, pixels as rows.
-    fn normalize(&self, inputs: &[&Pixels]) -> Tensor {
-        let tables: [[f32; 256]; 3] = std::array::from_fn(|c| {
-            std::array::from_fn(|x| (x as f32 / 255.0 - self.mean[c]) / self.std[c])
-        });
-        let mut values = Vec::with_capacity(inputs.len() * self.size * self.size * 3);
-        vectorize(|| {
-            for pixels in inputs {
-                let (pixels, _) = pixels.data().as_chunks::<3>();
-                values.extend(
-                    pixels.iter().flat_map(|p| [0, 1, 2].map(|c| tables[c][usize::from(p[c])])),
-                );
-            }
-        });
-        self.pool.tensor(values.len() / 3, 3, &values)
     }
 }
 

@@ -1,8 +1,10 @@
-//! The windows of channel-last images as rows, so that a dense convolution or a patch embedding is
-//! [`Exec::linear`] behind it. It takes raw pixels and has no backward.
+//! The windows of pictures as rows, so that a dense convolution or a patch embedding is [`Exec::linear`]
+//! behind it. They are written from bytes at once: no picture of numbers is made. There is no backward.
 //!
 //! Padding is TensorFlow's "same": the missing row or column goes behind (`out = ⌈in / stride⌉`).
 //! Patches are windows beside each other; what is left behind the last whole one is not seen.
+
+use std::fmt;
 
 use crate::{Exec, Tensor, simd};
 
@@ -36,6 +38,56 @@ impl ImageShape {
     }
 }
 
+/// What number each of the 256 levels of each channel stands for.
+pub type Levels = [[f32; 256]; 3];
+
+/// RGB pictures of one size, in bytes.
+#[derive(Clone, Copy)]
+pub struct Pictures<'a> {
+    bytes: &'a [&'a [u8]],
+    shape: ImageShape,
+    levels: &'a Levels,
+}
+
+impl fmt::Debug for Pictures<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pictures").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Pictures<'a> {
+    /// Pictures of `height` × `width` pixels.
+    ///
+    /// # Shapes
+    /// Each of `bytes`: `[height, width, 3]`.
+    ///
+    /// # Panics
+    /// When one has another size.
+    #[must_use]
+    pub fn new(bytes: &'a [&'a [u8]], (height, width): (usize, usize), levels: &'a Levels) -> Self {
+        let n = height * width * 3;
+        assert!(bytes.iter().all(|b| b.len() == n), "{width} × {height} pixels of three bytes");
+        Self { bytes, shape: ImageShape { batch: bytes.len(), height, width }, levels }
+    }
+
+    /// How many there are, and their size.
+    #[must_use]
+    pub fn shape(&self) -> ImageShape {
+        self.shape
+    }
+
+    /// The numbers of the pixels that begin at `(y, x)`, as many as `to` takes.
+    #[inline(always)]
+    fn read(&self, image: usize, (y, x): (usize, usize), to: &mut [f32]) {
+        let from = &self.bytes[image][(y * self.shape.width + x) * 3..][..to.len()];
+        let [red, green, blue] = self.levels;
+        for (to, from) in to.as_chunks_mut::<3>().0.iter_mut().zip(from.as_chunks::<3>().0) {
+            let [r, g, b] = from.map(usize::from);
+            *to = [red[r], green[g], blue[b]];
+        }
+    }
+}
+
 /// Zeros before the first pixel so that `out = ⌈size / stride⌉` windows of `kernel` fit.
 pub(crate) fn padding_before(size: usize, kernel: usize, stride: usize) -> usize {
     let covered = (size.div_ceil(stride) - 1) * stride + kernel;
@@ -43,71 +95,66 @@ pub(crate) fn padding_before(size: usize, kernel: usize, stride: usize) -> usize
 }
 
 impl Exec<'_> {
-    /// The whole `side × side` squares of images, as rows ordered (y, x, channel).
+    /// The whole `side × side` squares of pictures, as rows ordered (y, x, channel).
     ///
     /// # Shapes
-    /// `x`: `[b · h · w, c]`, result: `[b · ⌊h/side⌋ · ⌊w/side⌋, side² · c]`.
-    ///
-    /// # Panics
-    /// When `x` is on the tape: there is no backward.
+    /// Pictures of `[h, w, 3]` to `[b · ⌊h/side⌋ · ⌊w/side⌋, side² · 3]`.
     #[must_use]
-    pub fn patches(&self, x: &Tensor, shape: ImageShape, side: usize) -> Tensor {
-        assert!(x.node().is_none(), "patches are taken of pixels only");
-        assert_eq!(x.rows(), shape.rows(), "a row per pixel");
+    pub fn patches(&self, pictures: &Pictures<'_>, side: usize) -> Tensor {
+        let shape = pictures.shape;
         let (height, width) = (shape.height / side, shape.width / side);
-        let grid = ImageShape { batch: shape.batch, height, width };
-        let (c, values) = (x.cols(), x.values());
-        let cols = side * side * c;
+        let grid = ImageShape { height, width, ..shape };
+        let cols = side * side * 3;
         let mut y = self.take(grid.rows() * cols);
         simd::for_row_blocks(y.as_mut(), cols, |first, y| {
             for (i, patch) in y.chunks_exact_mut(cols).enumerate() {
                 let (image, py, px) = position(first + i, grid);
-                for (line, to) in patch.chunks_exact_mut(side * c).enumerate() {
-                    let from = shape.row(image, py * side + line, px * side) * c;
-                    to.copy_from_slice(&values[from..from + side * c]);
+                for (line, to) in patch.chunks_exact_mut(side * 3).enumerate() {
+                    pictures.read(image, (py * side + line, px * side), to);
                 }
             }
         });
         self.output((grid.rows(), cols), y, None)
     }
 
-    /// The `kernel × kernel` windows of images, "same" padded, as rows ordered (y, x, channel).
+    /// The `kernel × kernel` windows of pictures, "same" padded with zeros, as rows ordered
+    /// (y, x, channel).
     ///
     /// # Shapes
-    /// `x`: `[b · h · w, c]`, result: `[b · ⌈h/stride⌉ · ⌈w/stride⌉, kernel² · c]`.
-    ///
-    /// # Panics
-    /// When `x` is on the tape: there is no backward.
+    /// Pictures of `[h, w, 3]` to `[b · ⌈h/stride⌉ · ⌈w/stride⌉, kernel² · 3]`.
     #[must_use]
-    pub fn unfold(&self, x: &Tensor, shape: ImageShape, kernel: usize, stride: usize) -> Tensor {
-        assert!(x.node().is_none(), "windows are taken of pixels only");
-        assert_eq!(x.rows(), shape.rows(), "a row per pixel");
-        let (c, out) = (x.cols(), shape.strided(stride));
+    pub fn windows(&self, pictures: &Pictures<'_>, kernel: usize, stride: usize) -> Tensor {
+        let (shape, out) = (pictures.shape, pictures.shape.strided(stride));
         let (top, left) = (
             padding_before(shape.height, kernel, stride),
             padding_before(shape.width, kernel, stride),
         );
-        let (values, cols) = (x.values(), kernel * kernel * c);
+        let cols = kernel * kernel * 3;
         let mut y = self.take(out.rows() * cols);
         simd::for_row_blocks(y.as_mut(), cols, |first, y| {
             for (i, window) in y.chunks_exact_mut(cols).enumerate() {
                 let (image, oy, ox) = position(first + i, out);
-                for (ky, line) in window.chunks_exact_mut(kernel * c).enumerate() {
+                let (before, end) = inside(ox * stride, left, shape.width, kernel);
+                for (ky, line) in window.chunks_exact_mut(kernel * 3).enumerate() {
                     let iy = (oy * stride + ky).wrapping_sub(top);
-                    for (kx, pixel) in line.chunks_exact_mut(c).enumerate() {
-                        let ix = (ox * stride + kx).wrapping_sub(left);
-                        if iy < shape.height && ix < shape.width {
-                            let row = shape.row(image, iy, ix);
-                            pixel.copy_from_slice(&values[row * c..(row + 1) * c]);
-                        } else {
-                            pixel.fill(0.0);
-                        }
+                    if iy >= shape.height {
+                        line.fill(0.0);
+                        continue;
                     }
+                    line[..before * 3].fill(0.0);
+                    line[end * 3..].fill(0.0);
+                    let ix = ox * stride + before - left;
+                    pictures.read(image, (iy, ix), &mut line[before * 3..end * 3]);
                 }
             }
         });
         self.output((out.rows(), cols), y, None)
     }
+}
+
+/// Which of a window's `kernel` columns are inside a picture of `width`: from the first to before the second.
+fn inside(start: usize, left: usize, width: usize, kernel: usize) -> (usize, usize) {
+    (left.saturating_sub(start), kernel.min(width + left - start))
 }
 
 fn position(row: usize, shape: ImageShape) -> (usize, usize, usize) {
