@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Instant};
 
 use conjoin_core::{Gradients, Parameter, Seed};
 use conjoin_engine::{
-    Activation, AttentionSpec, Bias, Exec, ImageShape, LinearParams, Mask, MatMut, MatRef, ParamId,
-    Pool, Tensor, matmul,
+    Activation, AttentionSpec, Bias, Exec, ImageShape, LinearParams, Mask, ParamId, Tensor,
+    Workspace,
 };
 use rand::Rng as _;
 
@@ -51,7 +51,9 @@ fn main() {
     let mut total = 0.0;
     println!("{:<44} {:>9} {:>9}", "operation", "ms", "GFLOP/s");
     if run("product") {
-        LINEAR.iter().for_each(|&shape| total += products(shape));
+        for (m, k, n, count) in LINEAR {
+            total += linear(Activation::Identity, (m, k, n)) * count as f64;
+        }
     }
     if run("depthwise") {
         DEPTHWISE.iter().for_each(|&shape| total += depthwise(shape));
@@ -100,23 +102,6 @@ fn report(name: &str, count: usize, flop: f64, mut f: impl FnMut()) -> f64 {
     taken / runs * 1e3 * count as f64
 }
 
-fn products((m, k, n, count): (usize, usize, usize, usize)) -> f64 {
-    let (x, w, g) = (random(m * k), random(n * k), random(m * n));
-    let (mut y, mut dx, mut dw) = (vec![0.0; m * n], vec![0.0; m * k], vec![0.0; n * k]);
-    let (x, w, g) = (MatRef::new(&x, m, k), MatRef::new(&w, n, k), MatRef::new(&g, m, n));
-    let flop = 2.0 * (m * n * k) as f64;
-    let mut total = report(&format!("product y  {m}x{k}->{n}"), count, flop, || {
-        matmul(&mut MatMut::new(&mut y, m, n), x, w.transposed(), false);
-    });
-    total += report(&format!("product dx {m}x{k}->{n}"), count, flop, || {
-        matmul(&mut MatMut::new(&mut dx, m, k), g, w, false);
-    });
-    total
-        + report(&format!("product dw {m}x{k}->{n}"), count, flop, || {
-            matmul(&mut MatMut::new(&mut dw, n, k), g.transposed(), x, true);
-        })
-}
-
 fn parameter(n: usize) -> Parameter {
     let value = random(n);
     Parameter {
@@ -140,20 +125,20 @@ fn operation(
     parameters.extend([parameter(cols), parameter(cols)]);
     let norm = (ParamId(own_parameters.len()), ParamId(own_parameters.len() + 1));
     let parameters = &parameters;
-    let pool = Pool::default();
+    let workspace = Workspace::default();
     let values = random(rows * cols);
-    let x = pool.tensor(rows, cols, &values);
+    let x = workspace.pool().tensor(rows, cols, &values);
     report(&format!("{name} forward"), count, flop, || {
-        let _ = f(&Exec::inferring(parameters, &pool), &x);
+        let _ = f(&Exec::inferring(parameters, &workspace), &x);
     });
     let mut gradients = Gradients::zeros(parameters);
     let mut dy: Vec<f32> = Vec::new();
     report(&format!("{name} both, with a norm"), count, 3.0 * flop, || {
-        let exec = Exec::recording(parameters, &pool);
+        let exec = Exec::recording(parameters, &workspace);
         let x = exec.layer_norm(&x, norm.0, Some(norm.1), 1e-5);
         let y = f(&exec, &x);
         dy.resize(y.values().len(), 0.5);
-        exec.into_tape().backward(&y, &dy, parameters, &pool, &mut gradients);
+        exec.into_tape().backward(&y, &dy, parameters, &workspace, &mut gradients);
     })
 }
 

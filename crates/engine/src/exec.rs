@@ -1,16 +1,18 @@
 //! Where operations run: the parameters they read, the memory they use, the tape they may write.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::Arc};
 
 use conjoin_core::Parameter;
 
 use crate::{
+    gemm::{PackedMatrix, Precision},
     tape::{Backward, Tape},
     tensor::{Buffer, Pool, Tensor},
+    workspace::{Side, Workspace},
 };
 
 /// The index of a parameter in its model's list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParamId(pub usize);
 
 /// One forward pass.
@@ -20,21 +22,21 @@ pub struct ParamId(pub usize);
 #[derive(Debug)]
 pub struct Exec<'p> {
     parameters: &'p [Parameter],
-    pool: Pool,
+    workspace: &'p Workspace,
     tape: Option<RefCell<Tape>>,
 }
 
 impl<'p> Exec<'p> {
     /// A pass that keeps nothing.
     #[must_use]
-    pub fn inferring(parameters: &'p [Parameter], pool: &Pool) -> Self {
-        Self { parameters, pool: pool.clone(), tape: None }
+    pub fn inferring(parameters: &'p [Parameter], workspace: &'p Workspace) -> Self {
+        Self { parameters, workspace, tape: None }
     }
 
     /// A pass that records what its backward needs.
     #[must_use]
-    pub fn recording(parameters: &'p [Parameter], pool: &Pool) -> Self {
-        Self { parameters, pool: pool.clone(), tape: Some(RefCell::default()) }
+    pub fn recording(parameters: &'p [Parameter], workspace: &'p Workspace) -> Self {
+        Self { parameters, workspace, tape: Some(RefCell::default()) }
     }
 
     /// Ends the pass and gives the tape; empty when nothing was recorded.
@@ -45,8 +47,14 @@ impl<'p> Exec<'p> {
 
     /// The memory of this pass.
     #[must_use]
-    pub fn pool(&self) -> &Pool {
-        &self.pool
+    pub fn pool(&self) -> &'p Pool {
+        self.workspace.pool()
+    }
+
+    /// Whether the pass writes a tape.
+    #[must_use]
+    pub fn is_recording(&self) -> bool {
+        self.tape.is_some()
     }
 
     /// The numbers of a parameter.
@@ -54,8 +62,23 @@ impl<'p> Exec<'p> {
         &self.parameters[id.0].value
     }
 
+    /// The precision of products with a weight. What is recorded is not computed of bytes.
+    pub(crate) fn precision_of(&self, weight: ParamId) -> Precision {
+        self.workspace.precision_of(weight).trainable_if(self.is_recording())
+    }
+
+    /// A weight `[n, k]` for `x · Wᵀ`; `values` are its own or scaled ones.
+    pub(crate) fn packed(
+        &self,
+        weight: ParamId,
+        values: &[f32],
+        shape: (usize, usize),
+    ) -> Arc<PackedMatrix> {
+        self.workspace.packed((weight, Side::Forward, self.precision_of(weight)), values, shape)
+    }
+
     pub(crate) fn take(&self, len: usize) -> Buffer {
-        self.pool.take(len)
+        self.pool().take(len)
     }
 
     /// Whether an operation on these inputs and parameters has anything to give back.

@@ -18,17 +18,19 @@ mod ops;
 mod simd;
 mod tape;
 mod tensor;
+mod workspace;
 
 pub use exec::{Exec, ParamId};
-pub use gemm::{MatMut, MatRef, matmul};
+pub use gemm::Precision;
 pub use math::Activation;
 pub use ops::{
     attention::{AttentionSpec, DistanceBias, Mask},
     convolution::{ImageShape, Levels, Pictures},
     embedding::{TokenBatch, TokenTables},
-    linear::{Bias, LinearParams},
+    linear::{Bias, LinearParams, RowNorm},
     rotary::{Pairing, RotaryTable},
 };
 pub use simd::vectorize;
 pub use tape::Tape;
 pub use tensor::{Pool, Tensor};
+pub use workspace::Workspace;

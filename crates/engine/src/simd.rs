@@ -113,14 +113,21 @@ pub(crate) fn sum(x: &[f32]) -> f32 {
 /// The largest value; `-inf` of nothing.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
+    max_of(x, |x| x)
+}
+
+/// The largest `f(x)`; `-inf` of nothing.
+#[inline(always)]
+pub(crate) fn max_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (xs, tail) = x.as_chunks::<LANES>();
     for x in xs {
         for i in 0..LANES {
-            lanes[i] = if x[i] > lanes[i] { x[i] } else { lanes[i] };
+            let x = f(x[i]);
+            lanes[i] = if x > lanes[i] { x } else { lanes[i] };
         }
     }
-    lanes.iter().chain(tail).copied().fold(f32::NEG_INFINITY, f32::max)
+    lanes.into_iter().chain(tail.iter().map(|x| f(*x))).fold(f32::NEG_INFINITY, f32::max)
 }
 
 #[inline(always)]

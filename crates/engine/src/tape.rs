@@ -4,12 +4,16 @@
 //! Out: gradients of the parameters, by walking the nodes once in reverse.
 //! Not here: any derivative; each operation's stands beside its forward, in `ops`.
 
+use std::sync::Arc;
+
 use conjoin_core::{Gradients, Parameter};
 
 use crate::{
     exec::ParamId,
+    gemm::{PackedMatrix, Precision},
     simd,
     tensor::{Buffer, Pool, Tensor},
+    workspace::{Side, Workspace},
 };
 
 /// A place on the tape.
@@ -52,7 +56,7 @@ impl Tape {
         y: &Tensor,
         dy: &[f32],
         parameters: &[Parameter],
-        pool: &Pool,
+        workspace: &Workspace,
         into: &mut Gradients,
     ) {
         assert_eq!(dy.len(), y.values().len(), "a gradient of the size of its tensor");
@@ -61,9 +65,9 @@ impl Tape {
             waiting: (0..self.nodes.len()).map(|_| None).collect(),
             parameters,
             gradients: into,
-            pool: pool.clone(),
+            workspace,
         };
-        let mut seed = pool.take(dy.len());
+        let mut seed = workspace.pool().take(dy.len());
         seed.as_mut().copy_from_slice(dy);
         cx.waiting[last] = Some(seed);
         for (idx, node) in self.nodes.into_iter().enumerate().rev() {
@@ -79,16 +83,31 @@ pub(crate) struct BackwardPass<'a> {
     waiting: Vec<Option<Buffer>>,
     parameters: &'a [Parameter],
     gradients: &'a mut Gradients,
-    pool: Pool,
+    workspace: &'a Workspace,
 }
 
-impl BackwardPass<'_> {
-    pub(crate) fn pool(&self) -> Pool {
-        self.pool.clone()
+impl<'a> BackwardPass<'a> {
+    pub(crate) fn pool(&self) -> &'a Pool {
+        self.workspace.pool()
+    }
+
+    /// The precision of the gradients of a weight.
+    pub(crate) fn precision_of(&self, weight: ParamId) -> Precision {
+        self.workspace.precision_of(weight).trainable_if(true)
+    }
+
+    /// A weight `[n, k]` for `g · W`; `values` are its own or scaled ones.
+    pub(crate) fn packed(
+        &self,
+        weight: ParamId,
+        values: &[f32],
+        shape: (usize, usize),
+    ) -> Arc<PackedMatrix> {
+        self.workspace.packed((weight, Side::Backward, self.precision_of(weight)), values, shape)
     }
 
     /// The numbers of a parameter.
-    pub(crate) fn value(&self, id: ParamId) -> &[f32] {
+    pub(crate) fn value(&self, id: ParamId) -> &'a [f32] {
         &self.parameters[id.0].value
     }
 

@@ -62,6 +62,16 @@ pub(crate) struct Buffer {
     pool: Pool,
 }
 
+impl Buffer {
+    /// Makes it at least `len` long; what the values are is then not defined.
+    pub(crate) fn at_least(&mut self, len: usize) {
+        if self.values.len() < len {
+            *self = self.pool.clone().take(len);
+        }
+        self.len = self.len.max(len);
+    }
+}
+
 impl AsRef<[f32]> for Buffer {
     fn as_ref(&self) -> &[f32] {
         &self.values.as_ref()[..self.len]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use conjoin_core::{Gradients, Parameter, Seed};
 use conjoin_engine::{
     Activation, AttentionSpec, Bias, DistanceBias, Exec, ImageShape, LinearParams, Mask, Pairing,
-    ParamId, Pool, RotaryTable, Tensor, TokenBatch, TokenTables,
+    ParamId, RotaryTable, Tensor, TokenBatch, TokenTables, Workspace,
 };
 use rand::Rng;
 
@@ -35,12 +35,12 @@ fn parameter(value: Vec<f32>) -> Parameter {
 
 /// `x` becomes a node of the tape by a product with the identity, so that its gradient is seen as
 /// that of a parameter: `I · Xᵀᵀ` with `X` the weight.
-fn input(exec: &Exec<'_>, pool: &Pool, id: usize, rows: usize, parameters: &[Parameter]) -> Tensor {
+fn input(exec: &Exec<'_>, id: usize, rows: usize, parameters: &[Parameter]) -> Tensor {
     let cols = parameters[id].value.len() / rows;
     let mut identity = vec![0.0; cols * cols];
     (0..cols).for_each(|i| identity[i * cols + i] = 1.0);
     // linear gives identity · Wᵀ = Wᵀ with W the [rows, cols] values; shape [cols, rows].
-    let eye = pool.tensor(cols, cols, &identity);
+    let eye = exec.pool().tensor(cols, cols, &identity);
     let p = LinearParams { weight: ParamId(id), scale: None, bias: None };
     let transposed = exec.linear(&eye, p, Activation::Identity);
     assert_eq!((transposed.rows(), transposed.cols()), (cols, rows));
@@ -52,14 +52,14 @@ fn input(exec: &Exec<'_>, pool: &Pool, id: usize, rows: usize, parameters: &[Par
 fn check(values: Vec<Vec<f32>>, x_shape: (usize, usize), plain: Plain<'_>, fast: Fast<'_>) {
     let (rows, cols) = x_shape;
     let parameters: Vec<_> = values.into_iter().map(parameter).collect();
-    let pool = Pool::default();
-    let exec = Exec::recording(&parameters, &pool);
+    let workspace = Workspace::default();
+    let exec = Exec::recording(&parameters, &workspace);
     assert_eq!(parameters[0].value.len(), rows * cols);
-    let x = input(&exec, &pool, 0, cols, &parameters);
+    let x = input(&exec, 0, cols, &parameters);
     let y = fast(&exec, &x);
     let without_tape = {
-        let exec = Exec::inferring(&parameters, &pool);
-        let x = input(&exec, &pool, 0, cols, &parameters);
+        let exec = Exec::inferring(&parameters, &workspace);
+        let x = input(&exec, 0, cols, &parameters);
         fast(&exec, &x)
     };
     assert_eq!(y.values(), without_tape.values(), "recording changes nothing");
@@ -76,7 +76,7 @@ fn check(values: Vec<Vec<f32>>, x_shape: (usize, usize), plain: Plain<'_>, fast:
     };
     let mut gradients = Gradients::zeros(&parameters);
     let tape = exec.into_tape();
-    tape.backward(&y, &dy, &parameters, &pool, &mut gradients);
+    tape.backward(&y, &dy, &parameters, &workspace, &mut gradients);
     for (id, gradient) in gradients.iter().enumerate() {
         let numeric: Vec<f64> = (0..gradient.len())
             .map(|i| {
@@ -246,9 +246,9 @@ fn grad_normalize() {
 
 #[test]
 fn normalizing_a_zero_row_stays_finite() {
-    let (parameters, pool) = (vec![parameter(vec![0.0; 4])], Pool::default());
-    let exec = Exec::inferring(&parameters, &pool);
-    assert_eq!(exec.normalize(&pool.tensor(1, 4, &[0.0; 4])).values(), [0.0; 4]);
+    let (parameters, workspace) = (vec![parameter(vec![0.0; 4])], Workspace::default());
+    let exec = Exec::inferring(&parameters, &workspace);
+    assert_eq!(exec.normalize(&workspace.pool().tensor(1, 4, &[0.0; 4])).values(), [0.0; 4]);
 }
 
 #[test]
@@ -639,11 +639,19 @@ fn a_sequence_never_depends_on_its_batch() {
         bias: Some(slopes),
         ..AttentionSpec::plain(2, Mask::Bidirectional)
     };
-    let (parameters, pool) = (Vec::new(), Pool::default());
-    let exec = Exec::inferring(&parameters, &pool);
+    let (parameters, workspace) = (Vec::new(), Workspace::default());
+    let exec = Exec::inferring(&parameters, &workspace);
     let qkv = random(9 * 3 * d, 5);
-    let all = exec.attention(&pool.tensor(9, 3 * d, &qkv), &vec![0, 2, 9].into(), spec.clone());
-    let alone = exec.attention(&pool.tensor(7, 3 * d, &qkv[2 * 3 * d..]), &vec![0, 7].into(), spec);
+    let all = exec.attention(
+        &workspace.pool().tensor(9, 3 * d, &qkv),
+        &vec![0, 2, 9].into(),
+        spec.clone(),
+    );
+    let alone = exec.attention(
+        &workspace.pool().tensor(7, 3 * d, &qkv[2 * 3 * d..]),
+        &vec![0, 7].into(),
+        spec,
+    );
     assert_eq!(&all.values()[2 * d..], alone.values());
 }
 
@@ -651,14 +659,14 @@ fn a_sequence_never_depends_on_its_batch() {
 fn frozen_parameters_get_no_gradient_and_record_nothing() {
     let mut parameters = vec![parameter(random(6, 1)), parameter(random(4, 2))];
     parameters.iter_mut().for_each(|p| p.frozen = true);
-    let pool = Pool::default();
-    let exec = Exec::recording(&parameters, &pool);
-    let x = pool.tensor(2, 3, &random(6, 3));
+    let workspace = Workspace::default();
+    let exec = Exec::recording(&parameters, &workspace);
+    let x = workspace.pool().tensor(2, 3, &random(6, 3));
     let p = |id| LinearParams { weight: ParamId(id), scale: None, bias: None };
     let y = exec.linear(&exec.linear(&x, p(0), Activation::Gelu), p(1), Activation::Gelu);
     let tape = exec.into_tape();
     assert_eq!(format!("{tape:?}"), "Tape(0 nodes)");
     let mut gradients = Gradients::zeros(&parameters);
-    tape.backward(&y, &random(y.values().len(), 4), &parameters, &pool, &mut gradients);
+    tape.backward(&y, &random(y.values().len(), 4), &parameters, &workspace, &mut gradients);
     assert!(gradients.iter().all(<[f32]>::is_empty));
 }

@@ -1,7 +1,7 @@
 //! The windows of pictures against plain code: numbers of every pixel first, then windows of those, bit for bit.
 
 use conjoin_core::Seed;
-use conjoin_engine::{Exec, ImageShape, Levels, Pictures, Pool};
+use conjoin_engine::{Exec, ImageShape, Levels, Pictures, Workspace};
 use rand::Rng;
 
 /// Two pictures, their numbers pixel by pixel, and what each level stands for.
@@ -32,10 +32,10 @@ fn before(size: usize, kernel: usize, stride: usize) -> usize {
 #[test]
 fn patches_leave_out_what_is_behind_the_last_whole_one() {
     let Case { shape, bytes, levels, numbers } = case(7, 5);
-    let (parameters, pool) = (Vec::new(), Pool::default());
+    let (parameters, workspace) = (Vec::new(), Workspace::default());
     let pictures = bytes.each_ref().map(Vec::as_slice);
     let pictures = Pictures::new(&pictures, (shape.height, shape.width), &levels);
-    let y = Exec::inferring(&parameters, &pool).patches(&pictures, 2);
+    let y = Exec::inferring(&parameters, &workspace).patches(&pictures, 2);
     assert_eq!((y.rows(), y.cols()), (2 * 3 * 2, 12));
     for (row, patch) in y.values().chunks(12).enumerate() {
         let (image, py, px) = (row / 6, row % 6 / 2, row % 2);
@@ -53,10 +53,10 @@ fn windows_agree_with_a_plain_loop() {
         [(5, 4, 3, 2), (6, 6, 3, 2), (8, 8, 4, 4), (3, 3, 3, 1), (1, 1, 5, 1), (2, 9, 5, 3)];
     for (height, width, kernel, stride) in shapes {
         let Case { bytes, levels, numbers, .. } = case(height, width);
-        let (parameters, pool) = (Vec::new(), Pool::default());
+        let (parameters, workspace) = (Vec::new(), Workspace::default());
         let pictures = bytes.each_ref().map(Vec::as_slice);
         let pictures = Pictures::new(&pictures, (height, width), &levels);
-        let y = Exec::inferring(&parameters, &pool).windows(&pictures, kernel, stride);
+        let y = Exec::inferring(&parameters, &workspace).windows(&pictures, kernel, stride);
         let (top, left) = (before(height, kernel, stride), before(width, kernel, stride));
         let mut expected = Vec::new();
         for (image, oy) in (0..2).flat_map(|b| (0..height.div_ceil(stride)).map(move |y| (b, y))) {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use conjoin_core::{EmbedError, Embedder, Parameter, Task, Tower, max_sim};
-use conjoin_engine::{Exec, Pool, Tensor};
+use conjoin_engine::{Exec, Tensor, Workspace};
 use conjoin_input::{ImageLimits, Pixels, decode};
 use serde::{Deserialize, Serialize};
 
@@ -34,10 +34,14 @@ pub enum Executor {
 }
 
 impl Executor {
-    pub(crate) fn begin<'p>(self, parameters: &'p [Parameter], pool: &Pool) -> Exec<'p> {
+    pub(crate) fn begin<'p>(
+        self,
+        parameters: &'p [Parameter],
+        workspace: &'p Workspace,
+    ) -> Exec<'p> {
         match self {
-            Self::Inferring => Exec::inferring(parameters, pool),
-            Self::Recording => Exec::recording(parameters, pool),
+            Self::Inferring => Exec::inferring(parameters, workspace),
+            Self::Recording => Exec::recording(parameters, workspace),
         }
     }
 }

@@ -7,7 +7,7 @@ mod sequence;
 use std::sync::Arc;
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
-use conjoin_engine::{Exec, Levels, Pictures, Pool, Tape, Tensor, TokenBatch};
+use conjoin_engine::{Exec, Levels, Pictures, Tape, Tensor, TokenBatch, Workspace};
 use conjoin_input::{ImageContract, Pixels};
 
 use crate::{
@@ -38,7 +38,7 @@ const IMAGES_PER_PASS: usize = 8;
 pub struct TextTower {
     encoder: Encoder,
     parameters: Vec<Parameter>,
-    pool: Pool,
+    workspace: Workspace,
 }
 
 /// Embeds prepared pictures.
@@ -48,7 +48,7 @@ pub struct ImageTower {
     size: usize,
     levels: Box<Levels>,
     parameters: Vec<Parameter>,
-    pool: Pool,
+    workspace: Workspace,
 }
 
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl TextTower {
         let mut layout = Layout::default();
         let encoder = Encoder::declare(spec, &mut layout);
         let parameters = weights::fill(layout, TEXT_PREFIX, map, absent)?;
-        Ok(Self { encoder, parameters, pool: Pool::default() })
+        Ok(Self { encoder, parameters, workspace: Workspace::default() })
     }
 
     /// The spec.
@@ -118,7 +118,7 @@ impl TextTower {
         executor: Executor,
         observe: Observe<'_>,
     ) -> Result<(), TowerError> {
-        let exec = executor.begin(&self.parameters, &self.pool);
+        let exec = executor.begin(&self.parameters, &self.workspace);
         let embedding = self.forward(&exec, inputs, observe)?;
         observe("embedding", &embedding);
         Ok(())
@@ -134,7 +134,7 @@ impl TextTower {
     pub(crate) fn token_states(&self, inputs: &[&Vec<u32>]) -> Result<Vec<Embeddings>, TowerError> {
         let mut all = Vec::with_capacity(inputs.len());
         for pass in Self::passes(inputs, Vec::len) {
-            let exec = Exec::inferring(&self.parameters, &self.pool);
+            let exec = Exec::inferring(&self.parameters, &self.workspace);
             let ids: Vec<&[u32]> = pass.iter().map(|ids| ids.as_slice()).collect();
             let states = self.encoder.token_states(&exec, &self.batch(&ids)?);
             let mut start = 0;
@@ -153,8 +153,8 @@ impl TextTower {
     /// # Shapes
     /// `[b, width]` to `[b, e]`.
     pub(crate) fn finish_pooled(&self, pooled: &Embeddings) -> Embeddings {
-        let exec = Exec::inferring(&self.parameters, &self.pool);
-        let pooled = self.pool.tensor(pooled.len(), pooled.width(), pooled.values());
+        let exec = Exec::inferring(&self.parameters, &self.workspace);
+        let pooled = self.workspace.pool().tensor(pooled.len(), pooled.width(), pooled.values());
         rows(&self.encoder.finish_pooled(&exec, pooled))
     }
 
@@ -268,7 +268,7 @@ impl ImageTower {
         }
         let parameters = weights::fill(layout, IMAGE_PREFIX, map, absent)?;
         let (size, levels) = (contract.size, Box::new(contract.levels()));
-        Ok(Self { body, size, levels, parameters, pool: Pool::default() })
+        Ok(Self { body, size, levels, parameters, workspace: Workspace::default() })
     }
 
     /// The spec.
@@ -290,7 +290,7 @@ impl ImageTower {
         executor: Executor,
         observe: Observe<'_>,
     ) -> Result<(), TowerError> {
-        let exec = executor.begin(&self.parameters, &self.pool);
+        let exec = executor.begin(&self.parameters, &self.workspace);
         let embedding = self.forward(&exec, inputs, observe)?;
         observe("embedding", &embedding);
         Ok(())
@@ -334,10 +334,10 @@ impl Recording {
         self,
         gradient: &Embeddings,
         parameters: &[Parameter],
-        pool: &Pool,
+        workspace: &Workspace,
         into: &mut Gradients,
     ) {
-        self.tape.backward(&self.output, gradient.values(), parameters, pool, into);
+        self.tape.backward(&self.output, gradient.values(), parameters, workspace, into);
     }
 }
 
@@ -365,20 +365,20 @@ impl Tower for TextTower {
     fn embed(&self, inputs: &[&Vec<u32>]) -> Result<Embeddings, TowerError> {
         let mut all = Embeddings::zeros(0, self.width());
         for pass in Self::passes(inputs, Vec::len) {
-            let exec = Exec::inferring(&self.parameters, &self.pool);
+            let exec = Exec::inferring(&self.parameters, &self.workspace);
             all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
         }
         Ok(all)
     }
 
     fn record(&self, inputs: &[&Vec<u32>]) -> Result<(Embeddings, Recording), TowerError> {
-        let exec = Exec::recording(&self.parameters, &self.pool);
+        let exec = Exec::recording(&self.parameters, &self.workspace);
         let output = self.forward(&exec, inputs, &mut ignore)?;
         Ok(Recording::end(exec, output))
     }
 
     fn backward(&self, recording: Recording, gradient: &Embeddings, into: &mut Gradients) {
-        recording.send_back(gradient, &self.parameters, &self.pool, into);
+        recording.send_back(gradient, &self.parameters, &self.workspace, into);
     }
 
     fn parameters(&self) -> &[Parameter] {
@@ -386,6 +386,7 @@ impl Tower for TextTower {
     }
 
     fn parameters_mut(&mut self) -> &mut [Parameter] {
+        self.workspace.forget_weights();
         &mut self.parameters
     }
 }
@@ -404,20 +405,20 @@ impl Tower for ImageTower {
     fn embed(&self, inputs: &[&Pixels]) -> Result<Embeddings, TowerError> {
         let mut all = Embeddings::zeros(0, self.width());
         for pass in inputs.chunks(IMAGES_PER_PASS) {
-            let exec = Exec::inferring(&self.parameters, &self.pool);
+            let exec = Exec::inferring(&self.parameters, &self.workspace);
             all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
         }
         Ok(all)
     }
 
     fn record(&self, inputs: &[&Pixels]) -> Result<(Embeddings, Recording), TowerError> {
-        let exec = Exec::recording(&self.parameters, &self.pool);
+        let exec = Exec::recording(&self.parameters, &self.workspace);
         let output = self.forward(&exec, inputs, &mut ignore)?;
         Ok(Recording::end(exec, output))
     }
 
     fn backward(&self, recording: Recording, gradient: &Embeddings, into: &mut Gradients) {
-        recording.send_back(gradient, &self.parameters, &self.pool, into);
+        recording.send_back(gradient, &self.parameters, &self.workspace, into);
     }
 
     fn parameters(&self) -> &[Parameter] {
@@ -425,6 +426,7 @@ impl Tower for ImageTower {
     }
 
     fn parameters_mut(&mut self) -> &mut [Parameter] {
+        self.workspace.forget_weights();
         &mut self.parameters
     }
 }

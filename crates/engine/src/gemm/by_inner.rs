@@ -1,7 +1,8 @@
-//! Products with a long inner dimension: `out = aᵀ · b`, the gradient of a weight.
+//! Products with a long inner dimension: `out += aᵀ · b`, the gradient of a weight.
 //!
-//! The inner dimension is cut into slices, whose products are partial sums; how many is told by the
-//! shapes alone, and they are added in order, so that results do not depend on threads.
+//! Both matrices are packed. Where the result is too small to be shared out, the inner dimension is cut
+//! into slices, whose products are partial sums; how many is told by the shapes alone, and they are added
+//! in order, so that results do not depend on threads.
 
 use std::cell::RefCell;
 
@@ -9,19 +10,20 @@ use rayon::prelude::*;
 
 use super::{
     MatRef,
-    panels::{Panels, pack_panel, pack_tiles, split_panels},
-    tile::{self, Packed, TileSize},
+    left::{Left, pack_tiles, pack_tiles_here, tile_words},
+    packed::{PackedMatrix, Precision},
+    product::{Epilogue, Product},
 };
-use crate::{aligned::Aligned, simd, vectorize};
+use crate::{aligned::Aligned, simd, tensor::Pool};
 
-/// Rows of `out` one task makes.
-const ROWS: usize = 96;
-/// Tasks wanted, so that a few dozen threads have work.
-const TASKS: usize = 32;
+/// Blocks of the result that are enough work for a few dozen threads.
+const BLOCKS: usize = 32;
+/// Numbers of the result in one such block.
+const BLOCK_VALUES: usize = 96 * 48;
 /// The shortest slice worth a partial sum.
 const SHORTEST_SLICE: usize = 512;
-/// Values of `b` packed at once: half the second-level cache.
-const PACKED_VALUES: usize = 96 << 10;
+/// Rows of the inner dimension packed at once within a slice.
+const DEPTH: usize = 1024;
 
 /// The matrices of one product.
 #[derive(Clone, Copy)]
@@ -38,19 +40,33 @@ struct Operands<'a> {
 ///
 /// # Shapes
 /// `a`: `[inner, m]`, `b`: `[inner, n]`, `out`: `[m, n]`, all row-major.
-pub(super) fn multiply(out: &mut [f32], a: &[f32], b: &[f32], (m, n): (usize, usize), add: bool) {
+pub(super) fn multiply(
+    out: &mut [f32],
+    (a, b): (&[f32], &[f32]),
+    (m, n): (usize, usize),
+    (precision, add): (Precision, bool),
+    pool: &Pool,
+) {
     let inner = a.len() / m;
-    let wanted = TASKS.div_ceil(m.div_ceil(ROWS));
-    let slices = (inner / SHORTEST_SLICE).clamp(1, wanted);
+    let blocks = (m * n).div_ceil(BLOCK_VALUES);
+    let slices = (inner / SHORTEST_SLICE).clamp(1, BLOCKS.div_ceil(blocks));
+    if slices == 1 {
+        let k_words = precision.words(inner);
+        let mut tiles = pool.take(tile_words(m, k_words));
+        let tiles: &mut [u32] = bytemuck::cast_slice_mut(tiles.as_mut());
+        pack_tiles(tiles, a, m, precision);
+        let right = PackedMatrix::pack(MatRef::new(b, inner, n), precision, pool);
+        let left = Left::tiles(tiles, m, k_words);
+        Product { left, right: &right, epilogue: Epilogue { add, ..Epilogue::NONE } }.run(out);
+        return;
+    }
     let length = inner.div_ceil(slices).next_multiple_of(8);
-    let mut partials = Aligned::zeros(inner.div_ceil(length) * m * n);
-    let mut tasks = Vec::new();
-    for (slice, partial) in partials.as_mut().chunks_exact_mut(m * n).enumerate() {
+    let mut partials = pool.take(inner.div_ceil(length) * m * n);
+    partials.as_mut().par_chunks_exact_mut(m * n).enumerate().for_each(|(slice, partial)| {
         let (from, to) = (slice * length, inner.min((slice + 1) * length));
         let part = Operands { a: &a[from * m..to * m], b: &b[from * n..to * n], m, n };
-        tasks.extend(partial.chunks_mut(ROWS * n).enumerate().map(move |(i, out)| (part, i, out)));
-    }
-    tasks.into_par_iter().for_each(|(part, block, out)| part.multiply_rows(block * ROWS, out));
+        part.multiply(partial, precision);
+    });
     let partials = partials.as_ref();
     simd::for_row_blocks(out, 1, |first, out| {
         if !add {
@@ -64,30 +80,25 @@ pub(super) fn multiply(out: &mut [f32], a: &[f32], b: &[f32], (m, n): (usize, us
 
 thread_local! {
     /// Packed parts of `a` and `b`.
-    static SCRATCH: RefCell<(Aligned, Aligned)> = RefCell::default();
+    static SCRATCH: RefCell<(Aligned, PackedMatrix)> = RefCell::default();
 }
 
 impl Operands<'_> {
-    /// Rows of the product from `first` on.
-    fn multiply_rows(self, first: usize, out: &mut [f32]) {
+    /// The product on the calling thread.
+    fn multiply(self, out: &mut [f32], precision: Precision) {
         let (m, n) = (self.m, self.n);
-        let (inner, rows, size) = (self.a.len() / m, out.len() / n, TileSize::of_machine());
-        let depth = (PACKED_VALUES / n).clamp(128, 512).min(inner);
-        SCRATCH.with_borrow_mut(|(tiles, panels)| {
-            let tiles = tiles.at_least(depth * rows.next_multiple_of(size.rows));
-            let panels = panels.at_least(Panels::len(depth, n, size));
-            for from in (0..inner).step_by(depth) {
-                let to = inner.min(from + depth);
-                let k = to - from;
-                let b = MatRef::new(&self.b[from * n..to * n], k, n);
-                for (first, panel) in split_panels(panels, (k, n), size) {
-                    vectorize(|| pack_panel(panel, b, first));
-                }
-                let tiles = &mut tiles[..k * rows.next_multiple_of(size.rows)];
-                let a = &self.a[from * m..to * m];
-                pack_tiles(tiles, a, m, first..first + rows);
-                let left = Packed { values: tiles, rows };
-                tile::multiply(out, n, left, Panels::new(panels, k, n), from > 0);
+        let inner = self.a.len() / m;
+        SCRATCH.with_borrow_mut(|(tiles, right)| {
+            for from in (0..inner).step_by(DEPTH) {
+                let to = inner.min(from + DEPTH);
+                let k_words = precision.words(to - from);
+                let tiles = tiles.at_least(tile_words(m, k_words));
+                let tiles: &mut [u32] = bytemuck::cast_slice_mut(tiles);
+                pack_tiles_here(tiles, &self.a[from * m..to * m], m, precision);
+                right.pack_again(MatRef::new(&self.b[from * n..to * n], to - from, n), precision);
+                let left = Left::tiles(tiles, m, k_words);
+                let epilogue = Epilogue { add: from > 0, ..Epilogue::NONE };
+                Product { left, right, epilogue }.run_here(out, n);
             }
         });
     }

@@ -4,16 +4,17 @@
 
 use super::{
     MatRef,
-    panels::{Panels, pack_panel, pack_tiles, split_panels},
-    tile::{self, Packed, Rows, TileSize},
+    left::{Left, pack_tiles_here, tile_words},
+    packed::{PackedMatrix, Precision},
+    product::{Epilogue, Product},
 };
-use crate::{aligned::Aligned, vectorize};
+use crate::aligned::Aligned;
 
 /// Memory for packed matrices.
 #[derive(Debug, Default)]
 pub(crate) struct ProductScratch {
     tiles: Aligned,
-    panels: Aligned,
+    right: PackedMatrix,
 }
 
 impl ProductScratch {
@@ -22,19 +23,17 @@ impl ProductScratch {
     /// # Shapes
     /// `a`: `[m, k]`, `b`: `[k, n]`, `out`: `[m, n]`, row-major.
     pub(crate) fn multiply(&mut self, out: &mut [f32], a: MatRef<'_>, b: MatRef<'_>) {
-        let (m, k, n, size) = (a.rows, b.rows, b.cols, TileSize::of_machine());
+        let (m, k, n) = (a.rows, b.rows, b.cols);
         debug_assert!(a.cols == k && out.len() == m * n, "[{m}, {k}] · [{k}, {n}]");
-        let panels = self.panels.at_least(Panels::len(k, n, size));
-        for (first, panel) in split_panels(panels, (k, n), size) {
-            vectorize(|| pack_panel(panel, b, first));
-        }
-        let panels = Panels::new(panels, k, n);
-        if a.col_stride == 1 {
-            let left = Rows { values: a.data, stride: a.row_stride, rows: m };
-            return tile::multiply(out, n, left, panels, false);
-        }
-        let tiles = self.tiles.at_least(k * m.next_multiple_of(size.rows));
-        pack_tiles(tiles, &a.data[..k * m], m, 0..m);
-        tile::multiply(out, n, Packed { values: tiles, rows: m }, panels, false);
+        self.right.pack_again(b, Precision::F32);
+        let left = if a.col_stride == 1 {
+            Left::in_place(a.data, m, a.row_stride)
+        } else {
+            let tiles = self.tiles.at_least(tile_words(m, k));
+            let tiles: &mut [u32] = bytemuck::cast_slice_mut(tiles);
+            pack_tiles_here(tiles, &a.data[..k * m], m, Precision::F32);
+            Left::tiles(tiles, m, k)
+        };
+        Product { left, right: &self.right, epilogue: Epilogue::NONE }.run_here(out, n);
     }
 }

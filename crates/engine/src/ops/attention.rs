@@ -13,9 +13,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Exec, MatRef, ParamId, Tensor,
+    Exec, ParamId, Tensor,
     aligned::Aligned,
-    gemm::small::ProductScratch,
+    gemm::{MatRef, small::ProductScratch},
     math, simd,
     tape::{Backward, BackwardPass},
     tensor::Buffer,

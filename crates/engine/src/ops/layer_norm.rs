@@ -24,22 +24,12 @@ impl Exec<'_> {
         eps: f32,
     ) -> Tensor {
         let d = x.cols();
-        let zeros;
-        let beta = match bias {
-            Some(bias) => self.value(bias),
-            None => {
-                zeros = self.pool().zeros(d);
-                zeros.as_ref()
-            }
-        };
-        let (gamma, values) = (self.value(weight), x.values());
+        let affine = (self.value(weight), bias.map(|bias| self.value(bias)));
+        let values = x.values();
         let mut y = self.take(values.len());
         simd::for_row_blocks(y.as_mut(), d, |first, y| {
             for (y, x) in y.chunks_exact_mut(d).zip(values[first * d..].chunks_exact(d)) {
-                let (mean, r) = moments(x, eps);
-                for (((y, x), g), b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                    *y = (x - mean) * r * g + b;
-                }
+                normalize_row(y, x, affine, eps);
             }
         });
         let affine = [Some(weight), bias];
@@ -47,6 +37,29 @@ impl Exec<'_> {
             .records(&[x], &affine.into_iter().flatten().collect::<Vec<_>>())
             .then(|| Box::new(LayerNorm { x: x.clone(), weight, bias, eps }) as Box<dyn Backward>);
         self.output((x.rows(), d), y, backward)
+    }
+}
+
+/// One row.
+#[inline(always)]
+pub(crate) fn normalize_row(
+    y: &mut [f32],
+    x: &[f32],
+    (gamma, beta): (&[f32], Option<&[f32]>),
+    eps: f32,
+) {
+    let (mean, r) = moments(x, eps);
+    match beta {
+        Some(beta) => {
+            for (((y, x), g), b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+                *y = (x - mean) * r * g + b;
+            }
+        }
+        None => {
+            for ((y, x), g) in y.iter_mut().zip(x).zip(gamma) {
+                *y = (x - mean) * r * g;
+            }
+        }
     }
 }
 

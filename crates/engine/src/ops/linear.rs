@@ -8,10 +8,11 @@
 use std::borrow::Cow;
 
 use crate::{
-    Activation, Exec, MatMut, MatRef, ParamId, Tensor,
-    gemm::matmul_then,
-    matmul, simd,
-    tape::{Backward, BackwardPass},
+    Activation, Exec, ParamId, Precision, Tensor,
+    gemm::{Epilogue, Left, Level, MatRef, Product, Row, convert, multiply_transposed},
+    ops::layer_norm::normalize_row,
+    simd,
+    tape::{Backward, BackwardPass, NodeId},
     tensor::Buffer,
     vectorize,
 };
@@ -74,6 +75,17 @@ impl LinearParams {
     }
 }
 
+/// What stands before a product, computed row by row as the product reads them.
+#[derive(Debug, Clone, Copy)]
+pub struct RowNorm {
+    /// `γ`, `[k]`
+    pub weight: ParamId,
+    /// `β`, `[k]`
+    pub bias: Option<ParamId>,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
 impl Exec<'_> {
     /// Applies a linear layer and an activation.
     ///
@@ -81,32 +93,15 @@ impl Exec<'_> {
     /// `x`: `[m, k]`, result: `[m, n]`.
     ///
     /// # Panics
-    /// When the weight has not `n · k` values for the given `n`.
+    /// When the weight has not whole rows of `k` values.
     #[must_use]
     pub fn linear(&self, x: &Tensor, p: LinearParams, activation: Activation) -> Tensor {
-        let (m, k) = (x.rows(), x.cols());
-        let weight = self.value(p.weight);
-        let n = weight.len() / k;
-        let scaled = p.scale.map(|s| {
-            let mut scaled = self.take(n * k);
-            scale_rows(scaled.as_mut(), weight, self.value(s), k);
-            scaled
-        });
-        let effective = scaled.as_ref().map_or(weight, AsRef::as_ref);
-        let ids: Vec<_> = p.ids().collect();
-        let records = self.records(&[x], &ids);
-        let bias = p.bias.map(|b| b.whole(self.value(b.id()), n));
-        let bias = bias.as_deref();
+        let records = self.records(&[x], &p.ids().collect::<Vec<_>>());
         // Where the derivative is of z, the product leaves z and the activation goes from z to y.
         let keep_z = records && !activation.derivative_from_output();
         let now = if keep_z { Activation::Identity } else { activation };
-        let mut y = self.take(m * n);
-        matmul_then(
-            &mut MatMut::new(y.as_mut(), m, n),
-            MatRef::new(x.values(), m, k),
-            MatRef::new(effective, n, k).transposed(),
-            |_, rows| bias_and_activation(rows, bias, n, now),
-        );
+        let y = self.product(x, Rows::AsTheyAre, p, &After { activation: now, ..After::NOTHING });
+        let (m, n) = (x.rows(), y.as_ref().len() / x.rows().max(1));
         let (y, z) = if keep_z { (self.activate(&y, activation), Some(y)) } else { (y, None) };
         let y = Tensor::new(m, n, y, None);
         let backward = records.then(|| {
@@ -114,10 +109,153 @@ impl Exec<'_> {
                 Some(z) => Tensor::new(m, n, z, None),
                 None => y.clone(),
             };
-            Box::new(Linear { x: x.clone(), kept, scaled, p, activation }) as Box<dyn Backward>
+            Box::new(Linear { x: x.clone(), kept, p, activation }) as Box<dyn Backward>
         });
         self.record(y, backward)
     }
+
+    /// A linear layer behind a layer norm: `act(norm(x) · Wᵀ + b)`.
+    ///
+    /// # Shapes
+    /// `x`: `[m, k]`, result: `[m, n]`.
+    #[must_use]
+    pub fn norm_linear(
+        &self,
+        x: &Tensor,
+        norm: RowNorm,
+        p: LinearParams,
+        activation: Activation,
+    ) -> Tensor {
+        if self.is_recording() {
+            let normed = self.layer_norm(x, norm.weight, norm.bias, norm.eps);
+            return self.linear(&normed, p, activation);
+        }
+        let y = self.product(x, Rows::Normed(norm), p, &After { activation, ..After::NOTHING });
+        let n = y.as_ref().len() / x.rows().max(1);
+        self.output((x.rows(), n), y, None)
+    }
+
+    /// A linear layer whose result, times factors if there are some, is added to `residual`.
+    ///
+    /// # Shapes
+    /// `residual`, result: `[m, n]`; `x`: `[m, k]`; `factors`: `[n]`.
+    ///
+    /// # Panics
+    /// When the shapes do not fit.
+    #[must_use]
+    pub fn linear_onto(
+        &self,
+        residual: &Tensor,
+        x: &Tensor,
+        p: LinearParams,
+        factors: Option<ParamId>,
+    ) -> Tensor {
+        if let (true, Some(factors)) = (self.is_recording(), factors) {
+            let branch = self.linear(x, p, Activation::Identity);
+            return self.add(residual, &self.scale_columns(&branch, factors));
+        }
+        let after = After { factors, residual: Some(residual), ..After::NOTHING };
+        let y = self.product(x, Rows::AsTheyAre, p, &after);
+        let records = self.records(&[residual, x], &p.ids().collect::<Vec<_>>());
+        let y = Tensor::new(x.rows(), residual.cols(), y, None);
+        let backward = records.then(|| {
+            let (x, kept) = (x.clone(), y.clone());
+            let branch = Linear { x, kept, p, activation: Activation::Identity };
+            Box::new(LinearOnto { residual: residual.node(), branch }) as Box<dyn Backward>
+        });
+        self.record(y, backward)
+    }
+
+    /// `residual + γ ∘ act(rows(x) · (s ∘ W)ᵀ + b)`
+    fn product(&self, x: &Tensor, rows: Rows, p: LinearParams, after: &After<'_>) -> Buffer {
+        let m = x.rows();
+        let k = rows.width(x.cols());
+        let weight = self.value(p.weight);
+        assert!(k > 0 && weight.len().is_multiple_of(k), "rows of {k} weights");
+        let n = weight.len() / k;
+        let scaled = p.scale.map(|s| self.scaled(weight, self.value(s), k));
+        let weight = scaled.as_ref().map_or(weight, AsRef::as_ref);
+        let right = self.packed(p.weight, weight, (n, k));
+        let bias = p.bias.map(|b| b.whole(self.value(b.id()), n));
+        let epilogue = Epilogue {
+            bias: bias.as_deref(),
+            activation: after.activation,
+            factors: after.factors.map(|f| self.value(f)),
+            residual: after.residual.map(Tensor::values),
+            add: false,
+        };
+        assert!(epilogue.residual.is_none_or(|r| r.len() == m * n), "a residual of [{m}, {n}]");
+        let mut y = self.take(m * n);
+        let mut run = |left: Left<'_>| Product { left, right: &right, epilogue }.run(y.as_mut());
+        match (right.precision, rows) {
+            (Precision::F32, Rows::AsTheyAre) => run(Left::in_place(x.values(), m, k)),
+            (precision, _) => {
+                let mut words = self.take(m * precision.words(k));
+                let mut levels = self.take(if precision == Precision::Int8 { 2 * m } else { 0 });
+                let levels: &mut [Level] = bytemuck::cast_slice_mut(levels.as_mut());
+                self.convert_rows((words.as_mut(), levels), x, rows, precision);
+                run(Left::words(words.as_ref(), m, levels));
+            }
+        }
+        y
+    }
+
+    /// Writes the rows of `x`, or what is made of them, as words.
+    fn convert_rows(
+        &self,
+        (words, levels): (&mut [f32], &mut [Level]),
+        x: &Tensor,
+        rows: Rows,
+        precision: Precision,
+    ) {
+        let (k, values) = (x.cols(), x.values());
+        let row = |i: usize| &values[i * k..(i + 1) * k];
+        match rows {
+            Rows::AsTheyAre => convert(words, levels, k, precision, |i, _| Row::Given(row(i))),
+            Rows::Normed(norm) => {
+                let gamma = self.value(norm.weight);
+                let beta = norm.bias.map(|bias| self.value(bias));
+                convert(words, levels, k, precision, |i, made| {
+                    normalize_row(made, row(i), (gamma, beta), norm.eps);
+                    Row::Made(made)
+                });
+            }
+        }
+    }
+
+    /// `s ∘ W`, a factor per row of length `k`.
+    fn scaled(&self, weight: &[f32], factors: &[f32], k: usize) -> Buffer {
+        let mut scaled = self.take(weight.len());
+        scale_rows(scaled.as_mut(), weight, factors, k);
+        scaled
+    }
+}
+
+/// What a product reads.
+#[derive(Debug, Clone, Copy)]
+enum Rows {
+    AsTheyAre,
+    Normed(RowNorm),
+}
+
+impl Rows {
+    /// Numbers in a row that the product reads.
+    fn width(self, cols: usize) -> usize {
+        match self {
+            Self::AsTheyAre | Self::Normed(_) => cols,
+        }
+    }
+}
+
+/// What becomes of a product.
+struct After<'a> {
+    activation: Activation,
+    factors: Option<ParamId>,
+    residual: Option<&'a Tensor>,
+}
+
+impl After<'_> {
+    const NOTHING: Self = Self { activation: Activation::Identity, factors: None, residual: None };
 }
 
 impl Exec<'_> {
@@ -142,20 +280,6 @@ fn scale_rows(out: &mut [f32], w: &[f32], s: &[f32], k: usize) {
             }
         }
     });
-}
-
-/// `act(z + b)` in place, on rows of width `n`.
-#[inline(always)]
-pub(crate) fn bias_and_activation(
-    z: &mut [f32],
-    bias: Option<&[f32]>,
-    n: usize,
-    activation: Activation,
-) {
-    if let Some(bias) = bias {
-        z.chunks_exact_mut(n).for_each(|z| simd::add_assign(z, bias));
-    }
-    activation.apply(z);
 }
 
 /// `dy ∘ act'` in place, and the sum of its rows into the bias gradient, in one pass.
@@ -187,48 +311,89 @@ pub(crate) fn activation_backward(
 struct Linear {
     x: Tensor,
     kept: Tensor,
-    scaled: Option<Buffer>,
     p: LinearParams,
     activation: Activation,
 }
 
 impl Backward for Linear {
     fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, mut dy: Buffer) {
-        let (m, k, n) = (self.x.rows(), self.x.cols(), self.kept.cols());
         activation_backward(cx, &mut dy, &self.kept, self.activation, self.p.bias);
-        let g = MatRef::new(dy.as_ref(), m, n);
-        let x = MatRef::new(self.x.values(), m, k);
-        match self.p.scale {
-            None => {
-                if let Some((_, dw)) = cx.trained(self.p.weight) {
-                    matmul(&mut MatMut::new(dw, n, k), g.transposed(), x, true);
-                }
-            }
-            Some(scale) => scaled_weight_backward(cx, self.p.weight, scale, g, x, (n, k)),
-        }
-        if let Some(input) = self.x.node() {
-            let mut dx = cx.pool().take(m * k);
-            let w = self.scaled.as_ref().map_or_else(|| cx.value(self.p.weight), AsRef::as_ref);
-            matmul(&mut MatMut::new(dx.as_mut(), m, k), g, MatRef::new(w, n, k), false);
-            cx.give(input, dx);
+        self.product_backward(cx, &dy);
+    }
+}
+
+/// [`Exec::linear_onto`]
+struct LinearOnto {
+    residual: Option<NodeId>,
+    branch: Linear,
+}
+
+impl Backward for LinearOnto {
+    fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, mut dy: Buffer) {
+        let branch = self.branch;
+        activation_backward(cx, &mut dy, &branch.kept, branch.activation, branch.p.bias);
+        branch.product_backward(cx, &dy);
+        if let Some(residual) = self.residual {
+            cx.give(residual, dy);
         }
     }
 }
 
-fn scaled_weight_backward(
-    cx: &mut BackwardPass<'_>,
-    weight: ParamId,
-    scale: ParamId,
-    g: MatRef<'_>,
-    x: MatRef<'_>,
-    (n, k): (usize, usize),
-) {
-    if cx.trained(weight).is_none() && cx.trained(scale).is_none() {
-        return;
+impl Linear {
+    /// From `g = dL/dz`, the gradients of weight, row factors and input.
+    fn product_backward(&self, cx: &mut BackwardPass<'_>, g: &Buffer) {
+        let (m, k, n) = (self.x.rows(), self.x.cols(), self.kept.cols());
+        let p = self.p;
+        let precision = cx.precision_of(p.weight);
+        let (g_rows, x) = (MatRef::new(g.as_ref(), m, n), MatRef::new(self.x.values(), m, k));
+        let trains = |cx: &mut BackwardPass<'_>, id: ParamId| cx.trained(id).is_some();
+        match p.scale {
+            None => {
+                let pool = cx.pool();
+                if let Some((_, dw)) = cx.trained(p.weight) {
+                    multiply_transposed(dw, g_rows, x, (precision, true), pool);
+                }
+            }
+            Some(scale) if trains(cx, p.weight) || trains(cx, scale) => {
+                let mut product = cx.pool().take(n * k);
+                let how = (precision, false);
+                multiply_transposed(product.as_mut(), g_rows, x, how, cx.pool());
+                give_scaled(cx, p.weight, scale, product.as_ref(), k);
+            }
+            Some(_) => {}
+        }
+        if let Some(input) = self.x.node() {
+            let dx = self.input_gradient(cx, g.as_ref());
+            cx.give(input, dx);
+        }
     }
-    let mut product = cx.pool().take(n * k);
-    matmul(&mut MatMut::new(product.as_mut(), n, k), g.transposed(), x, false);
-    give_scaled(cx, weight, scale, product.as_ref(), k);
+
+    /// `g · (s ∘ W)`
+    fn input_gradient(&self, cx: &BackwardPass<'_>, g: &[f32]) -> Buffer {
+        let (m, k, n) = (self.x.rows(), self.x.cols(), self.kept.cols());
+        let weight = cx.value(self.p.weight);
+        let scaled = self.p.scale.map(|s| {
+            let mut scaled = cx.pool().take(n * k);
+            scale_rows(scaled.as_mut(), weight, cx.value(s), k);
+            scaled
+        });
+        let weight = scaled.as_ref().map_or(weight, AsRef::as_ref);
+        let right = cx.packed(self.p.weight, weight, (n, k));
+        let mut dx = cx.pool().take(m * k);
+        let mut run = |left: Left<'_>| {
+            Product { left, right: &right, epilogue: Epilogue::NONE }.run(dx.as_mut());
+        };
+        match right.precision {
+            Precision::F32 => run(Left::in_place(g, m, n)),
+            precision @ (Precision::Bf16 | Precision::Int8) => {
+                let mut words = cx.pool().take(m * precision.words(n));
+                let row = |i: usize| &g[i * n..(i + 1) * n];
+                convert(words.as_mut(), &mut [], n, precision, |i, _| Row::Given(row(i)));
+                run(Left::words(words.as_ref(), m, &[]));
+            }
+        }
+        dx
+    }
 }
 
 /// From `gᵀ x`, the gradients of `W` and of its row factors.

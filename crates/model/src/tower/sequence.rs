@@ -79,7 +79,7 @@ impl SequenceTower {
     /// # Errors
     /// When an input is empty, too long or has an unknown id.
     pub fn observe(&self, inputs: &[&Sequence], observe: Observe<'_>) -> Result<(), TowerError> {
-        let exec = Exec::inferring(&self.text.parameters, &self.text.pool);
+        let exec = Exec::inferring(&self.text.parameters, &self.text.workspace);
         self.forward(&exec, inputs, observe)?;
         Ok(())
     }
@@ -135,14 +135,14 @@ impl Tower for SequenceTower {
     fn embed(&self, inputs: &[&Sequence]) -> Result<Embeddings, TowerError> {
         let mut all = Embeddings::zeros(0, self.width());
         for pass in TextTower::passes(inputs, |input| input.ids.len()) {
-            let exec = Exec::inferring(&self.text.parameters, &self.text.pool);
+            let exec = Exec::inferring(&self.text.parameters, &self.text.workspace);
             all.append(&rows(&self.forward(&exec, pass, &mut ignore)?));
         }
         Ok(all)
     }
 
     fn record(&self, inputs: &[&Sequence]) -> Result<(Embeddings, Recording), TowerError> {
-        let exec = Exec::recording(&self.text.parameters, &self.text.pool);
+        let exec = Exec::recording(&self.text.parameters, &self.text.workspace);
         let output = self.forward(&exec, inputs, &mut ignore)?;
         Ok(Recording::end(exec, output))
     }

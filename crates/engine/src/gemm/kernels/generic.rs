@@ -1,0 +1,142 @@
+//! Kernels written once over `pulp`'s vectors: AVX-512, AVX2 with FMA, NEON, scalar.
+//!
+//! `f32` is at full speed everywhere. Pairs of bf16 are widened to `f32` (a shift, a mask) and
+//! multiplied as such; bytes are multiplied as integers in plain loops.
+#![expect(unsafe_code, reason = "words are read without a check of each; a tile is checked once")]
+
+use pulp::Simd;
+
+use crate::gemm::tile::{MAX_WIDTH, TileKernel, Words, tile_rows};
+
+/// One `f32` per word.
+#[derive(Clone, Copy)]
+pub(in crate::gemm) struct F32<S>(pub(in crate::gemm) S);
+
+/// Two bf16 per word, the first in the low half.
+#[derive(Clone, Copy)]
+pub(in crate::gemm) struct Bf16<S>(pub(in crate::gemm) S);
+
+/// Four bytes per word: unsigned on the left, signed on the right.
+#[derive(Clone, Copy)]
+pub(in crate::gemm) struct Int8<S>(pub(in crate::gemm) S);
+
+impl<S: Simd> TileKernel for F32<S> {
+    const LANES: usize = S::F32_LANES;
+    const ROWS: usize = tile_rows::<S>();
+
+    #[inline(always)]
+    fn tile<const R: usize, const V: usize>(
+        self,
+        a: Words<'_>,
+        b: &[u32],
+        out: &mut [f32],
+        add: bool,
+    ) {
+        let simd = self.0;
+        let (b, _) = S::as_simd_f32s(bytemuck::cast_slice(b));
+        let (b, _) = b.as_chunks::<V>();
+        assert!(a.has(R, b.len()), "{R} rows of {} words", b.len());
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        for (k, b) in b.iter().enumerate() {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: `has` above checked the last word of the last row.
+                let a = unsafe { *a.words.get_unchecked(r * a.row_stride + k * a.word_stride) };
+                let a = simd.splat_f32s(f32::from_bits(a));
+                for v in 0..V {
+                    sums[v] = simd.mul_add_e_f32s(a, b[v], sums[v]);
+                }
+            }
+        }
+        store(simd, sums, out, add);
+    }
+}
+
+impl<S: Simd> TileKernel for Bf16<S> {
+    const LANES: usize = S::F32_LANES;
+    const ROWS: usize = tile_rows::<S>();
+
+    #[inline(always)]
+    fn tile<const R: usize, const V: usize>(
+        self,
+        a: Words<'_>,
+        b: &[u32],
+        out: &mut [f32],
+        add: bool,
+    ) {
+        let simd = self.0;
+        let (b, _) = S::as_simd_u32s(b);
+        let (b, _) = b.as_chunks::<V>();
+        assert!(a.has(R, b.len()), "{R} rows of {} words", b.len());
+        let (shift, high_half) = (simd.splat_u32s(16), simd.splat_u32s(0xffff_0000));
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        for (k, b) in b.iter().enumerate() {
+            let mut low = [simd.splat_f32s(0.0); V];
+            let mut high = low;
+            for v in 0..V {
+                low[v] = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(b[v], shift));
+                high[v] = simd.transmute_f32s_u32s(simd.and_u32s(b[v], high_half));
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: `has` above checked the last word of the last row.
+                let a = unsafe { *a.words.get_unchecked(r * a.row_stride + k * a.word_stride) };
+                let first = simd.splat_f32s(f32::from_bits(a << 16));
+                let second = simd.splat_f32s(f32::from_bits(a & 0xffff_0000));
+                for v in 0..V {
+                    sums[v] = simd.mul_add_e_f32s(first, low[v], sums[v]);
+                    sums[v] = simd.mul_add_e_f32s(second, high[v], sums[v]);
+                }
+            }
+        }
+        store(simd, sums, out, add);
+    }
+}
+
+/// Writes, or adds, a tile of sums.
+#[inline(always)]
+fn store<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    sums: [[S::f32s; V]; R],
+    out: &mut [f32],
+    add: bool,
+) {
+    let (out, _) = S::as_mut_simd_f32s(out);
+    let (out, _) = out.as_chunks_mut::<V>();
+    assert!(out.len() >= R, "{R} rows of sums");
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for v in 0..V {
+            out[v] = if add { simd.add_f32s(out[v], sums[v]) } else { sums[v] };
+        }
+    }
+}
+
+impl<S: Simd> TileKernel for Int8<S> {
+    const LANES: usize = S::F32_LANES;
+    const ROWS: usize = tile_rows::<S>();
+
+    #[inline(always)]
+    fn tile<const R: usize, const V: usize>(
+        self,
+        a: Words<'_>,
+        b: &[u32],
+        out: &mut [f32],
+        add: bool,
+    ) {
+        let width = V * Self::LANES;
+        let k = b.len() / width;
+        assert!(a.has(R, k), "{R} rows of {k} words");
+        for (r, out) in out[..R * width].chunks_exact_mut(width).enumerate() {
+            let mut sums = [0_i32; MAX_WIDTH];
+            let sums = &mut sums[..width];
+            for (k, b) in b.chunks_exact(width).enumerate() {
+                let a = a.words[r * a.row_stride + k * a.word_stride].to_le_bytes().map(i32::from);
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    let b = b.to_le_bytes().map(|b| i32::from(b.cast_signed()));
+                    *sum += a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
+                }
+            }
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = if add { *out + *sum as f32 } else { *sum as f32 };
+            }
+        }
+    }
+}

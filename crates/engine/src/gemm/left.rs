@@ -1,0 +1,257 @@
+//! The left matrix of a product: rows of words.
+//!
+//! In:  rows of `f32`. Out: the same as bf16 or as bytes, four bytes to a word; `f32` rows are read in
+//! place. Bytes are unsigned, with a scale and an offset per row: `x ≈ scale · q + offset`, from the
+//! row's smallest and largest number; a row that is not finite gets a scale of NaN.
+
+use rayon::prelude::*;
+
+use super::{
+    packed::{Precision, to_bf16},
+    tile::{TileSize, Words},
+};
+use crate::{simd, vectorize};
+
+/// How a row of bytes is read: scale and offset of `x ≈ scale · q + offset`.
+pub(crate) type Level = [f32; 2];
+
+/// `[m, k]` as words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Left<'a> {
+    words: &'a [u32],
+    layout: Layout,
+    /// Number of rows.
+    pub(crate) rows: usize,
+    /// For bytes: one per row.
+    pub(super) levels: &'a [Level],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    /// Rows this many words apart.
+    Rows(usize),
+    /// Tiles `[m / R, k, R]` of `R` rows, each of `k` words.
+    Tiles { rows: usize, k: usize },
+}
+
+impl<'a> Left<'a> {
+    /// Rows of `f32` where they are, `stride` apart.
+    pub(crate) fn in_place(values: &'a [f32], rows: usize, stride: usize) -> Self {
+        let words = bytemuck::cast_slice(values);
+        Self { words, layout: Layout::Rows(stride), rows, levels: &[] }
+    }
+
+    /// Rows of words one behind the other.
+    pub(crate) fn words(words: &'a [f32], rows: usize, levels: &'a [Level]) -> Self {
+        let layout = Layout::Rows(words.len() / rows.max(1));
+        Self { words: bytemuck::cast_slice(words), layout, rows, levels }
+    }
+
+    /// What [`pack_tiles`] made: `rows` rows of `k` words.
+    pub(crate) fn tiles(words: &'a [u32], rows: usize, k: usize) -> Self {
+        let layout = Layout::Tiles { rows: TileSize::of_machine().rows, k };
+        Self { words, layout, rows, levels: &[] }
+    }
+
+    /// Cuts the rows `from..to` into tiles of at most `most` rows: the first row of tile `i` of `n`.
+    #[inline(always)]
+    pub(super) fn split(&self, (from, to): (usize, usize), n: usize, i: usize) -> usize {
+        match self.layout {
+            // Even tiles: none is left with a row or two.
+            Layout::Rows(_) => from + i * (to - from) / n,
+            Layout::Tiles { rows, .. } => to.min(from + i * rows),
+        }
+    }
+
+    /// The rows from `row` on, from word `k` on.
+    #[inline(always)]
+    pub(super) fn at(&self, row: usize, k: usize) -> Words<'a> {
+        match self.layout {
+            Layout::Rows(stride) => {
+                Words { words: &self.words[row * stride + k..], row_stride: stride, word_stride: 1 }
+            }
+            Layout::Tiles { rows, k: words } => Words {
+                words: &self.words[row / rows * (rows * words) + k * rows..],
+                row_stride: 1,
+                word_stride: rows,
+            },
+        }
+    }
+}
+
+/// Rows converted by one task: a few cache lines of work each.
+const ROWS_PER_TASK: usize = 16;
+
+/// Writes the rows of `[m, k]` as words of bf16 or bytes. `row(i, scratch)` gives row `i`, in place or
+/// computed into the scratch of `k` numbers.
+pub(crate) fn convert<'x>(
+    words: &mut [f32],
+    levels: &mut [Level],
+    k: usize,
+    precision: Precision,
+    row: impl for<'s> Fn(usize, &'s mut [f32]) -> Row<'s, 'x> + Sync,
+) {
+    let k_words = precision.words(k);
+    let rows = words.len() / k_words;
+    let task = |(block, (words, levels)): (usize, (&mut [f32], &mut [Level]))| {
+        let mut scratch = vec![0.0; k];
+        vectorize(|| {
+            for (i, words) in words.chunks_exact_mut(k_words).enumerate() {
+                let row = row(block * ROWS_PER_TASK + i, &mut scratch);
+                let values = row.values();
+                match precision {
+                    Precision::F32 => words.copy_from_slice(values),
+                    Precision::Bf16 => to_pairs(bytemuck::cast_slice_mut(words), values),
+                    Precision::Int8 => {
+                        levels[i] = to_bytes(bytemuck::cast_slice_mut(words), values);
+                    }
+                }
+            }
+        });
+    };
+    let mut spare = vec![Level::default(); if levels.is_empty() { rows } else { 0 }];
+    let levels = if levels.is_empty() { spare.as_mut_slice() } else { levels };
+    if rows <= ROWS_PER_TASK {
+        return task((0, (words, levels)));
+    }
+    words
+        .par_chunks_mut(ROWS_PER_TASK * k_words)
+        .zip(levels.par_chunks_mut(ROWS_PER_TASK))
+        .enumerate()
+        .for_each(task);
+}
+
+/// A row that is converted.
+#[derive(Debug)]
+pub(crate) enum Row<'s, 'x> {
+    /// It was there.
+    Given(&'x [f32]),
+    /// It was computed.
+    Made(&'s [f32]),
+}
+
+impl Row<'_, '_> {
+    fn values(&self) -> &[f32] {
+        match self {
+            Self::Given(values) => values,
+            Self::Made(values) => values,
+        }
+    }
+}
+
+#[inline(always)]
+fn to_pairs(to: &mut [u16], values: &[f32]) {
+    for (to, x) in to.iter_mut().zip(values) {
+        *to = to_bf16(*x);
+    }
+    to[values.len()..].fill(0);
+}
+
+/// `q = round((x − min) · 255 / (max − min))`
+#[inline(always)]
+fn to_bytes(to: &mut [u8], values: &[f32]) -> Level {
+    /// 1.5 · 2²³: adding it leaves the rounded number in the low byte.
+    const SHIFT: f32 = 12_582_912.0;
+    let (least, most) = (-simd::max_of(values, |x| -x), simd::max_of(values, |x| x));
+    let range = most - least;
+    if !(range.is_finite() && simd::sum(values).is_finite()) {
+        to.fill(0);
+        return [f32::NAN; 2];
+    }
+    let inverse = if range > 0.0 { 255.0 / range } else { 0.0 };
+    for (to, x) in to.iter_mut().zip(values) {
+        *to = ((*x - least) * inverse + SHIFT).to_bits() as u8;
+    }
+    to[values.len()..].fill(0);
+    [range / 255.0, least]
+}
+
+/// Words that [`pack_tiles`] needs for `m` rows of `k_words` words.
+pub(crate) fn tile_words(m: usize, k_words: usize) -> usize {
+    m.next_multiple_of(TileSize::of_machine().rows) * k_words
+}
+
+/// Packs the columns of the row-major `[k, m]` matrix `a` as rows of tiles `[m / R, k words, R]`, zeros
+/// behind the last; on all threads.
+pub(crate) fn pack_tiles(words: &mut [u32], a: &[f32], m: usize, precision: Precision) {
+    tiles_of(words, a, m, precision)
+        .for_each(|(first, tile)| pack_tile(tile, a, (m, first), precision));
+}
+
+/// As [`pack_tiles`], on the calling thread.
+pub(crate) fn pack_tiles_here(words: &mut [u32], a: &[f32], m: usize, precision: Precision) {
+    let rows = TileSize::of_machine().rows;
+    let tiles = words.chunks_exact_mut((rows * precision.words(a.len() / m)).max(1));
+    for (i, tile) in tiles.enumerate() {
+        pack_tile(tile, a, (m, i * rows), precision);
+    }
+}
+
+/// (First column, words) of each tile.
+fn tiles_of<'a>(
+    words: &'a mut [u32],
+    a: &[f32],
+    m: usize,
+    precision: Precision,
+) -> impl ParallelIterator<Item = (usize, &'a mut [u32])> {
+    let rows = TileSize::of_machine().rows;
+    let len = (rows * precision.words(a.len() / m)).max(1);
+    words.par_chunks_exact_mut(len).enumerate().map(move |(i, tile)| (i * rows, tile))
+}
+
+/// One tile, whose first row is column `first` of `a`.
+fn pack_tile(words: &mut [u32], a: &[f32], (m, first): (usize, usize), precision: Precision) {
+    let rows = TileSize::of_machine().rows;
+    let n = rows.min(m - first);
+    vectorize(|| match (precision, n == 8) {
+        (Precision::F32, true) => pack_columns::<1, 8>(words, (a, m, first), |[x]| x.to_bits()),
+        (Precision::Bf16, true) => pack_columns::<2, 8>(words, (a, m, first), pair),
+        (Precision::F32, false) => {
+            pack_few::<1>(words, (a, m, first), (n, rows), |[x]| x.to_bits())
+        }
+        (Precision::Bf16, false) => pack_few::<2>(words, (a, m, first), (n, rows), pair),
+        (Precision::Int8, _) => unreachable!("gradients are not computed of bytes"),
+    });
+}
+
+#[inline(always)]
+fn pair(x: [f32; 2]) -> u32 {
+    let [low, high] = x.map(|x| u32::from(to_bf16(x)));
+    low | high << 16
+}
+
+/// A whole tile of `R` columns.
+#[inline(always)]
+fn pack_columns<const N: usize, const R: usize>(
+    words: &mut [u32],
+    (a, m, first): (&[f32], usize, usize),
+    word: impl Fn([f32; N]) -> u32,
+) {
+    let (words, _) = words.as_chunks_mut::<R>();
+    let zeros = [0.0; R];
+    for (i, words) in words.iter_mut().enumerate() {
+        let rows: [&[f32]; N] = std::array::from_fn(|p| {
+            a.get((i * N + p) * m + first..).and_then(|row| row.get(..R)).unwrap_or(&zeros)
+        });
+        for (j, to) in words.iter_mut().enumerate() {
+            *to = word(rows.map(|row| row[j]));
+        }
+    }
+}
+
+/// A tile of `n` columns that has room for more.
+#[inline(always)]
+fn pack_few<const N: usize>(
+    words: &mut [u32],
+    (a, m, first): (&[f32], usize, usize),
+    (n, rows): (usize, usize),
+    word: impl Fn([f32; N]) -> u32,
+) {
+    words.fill(0);
+    for (i, words) in words.chunks_exact_mut(rows).enumerate() {
+        for (j, to) in words[..n].iter_mut().enumerate() {
+            let value = |p| a.get((i * N + p) * m + first + j).copied().unwrap_or(0.0);
+            *to = word(std::array::from_fn(value));
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The right matrix of a product, packed for the register tile.
+//!
+//! In:  strided views of `f32`. Out: panels `[n / width, k words, width]`, the last as narrow as whole
+//! vectors allow, behind the last value zeros.
+//! bf16 is the nearest, halves to even; NaN stays NaN. Bytes have a scale per column,
+//! `w ≈ scale · q` with `q` from −127 to 127; a column that is not finite gets a scale of NaN.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{MatRef, tile::TileSize};
+use crate::{
+    tensor::{Buffer, Pool},
+    vectorize,
+};
+
+/// The numbers that products are computed of; sums are of `f32` (of integers, for bytes).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32-bit floating point.
+    #[default]
+    F32,
+    /// The upper half of one: 8 bits of precision.
+    Bf16,
+    /// Bytes: weights with a scale per output, inputs with a scale and an offset per row.
+    Int8,
+}
+
+impl Precision {
+    /// Numbers in a word of four bytes.
+    pub(crate) fn per_word(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+            Self::Int8 => 4,
+        }
+    }
+
+    /// The precision of gradients: bytes are too coarse for them.
+    pub(crate) fn trainable_if(self, recording: bool) -> Self {
+        match self {
+            Self::Int8 if recording => Self::Bf16,
+            Self::F32 | Self::Bf16 | Self::Int8 => self,
+        }
+    }
+
+    /// Words that `k` numbers take.
+    pub(crate) fn words(self, k: usize) -> usize {
+        k.div_ceil(self.per_word())
+    }
+}
+
+/// A packed `[k, n]` matrix.
+#[derive(Debug)]
+pub(crate) struct PackedMatrix {
+    words: Buffer,
+    pub(crate) precision: Precision,
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+    /// Words along the inner dimension.
+    pub(super) k_words: usize,
+    pub(super) size: TileSize,
+    /// For bytes: the scale of each column, and the scaled sum of its numbers.
+    pub(super) columns: Vec<Column>,
+}
+
+/// How a column of bytes is read: `w ≈ scale · q`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Column {
+    pub(super) scale: f32,
+    /// `scale · Σ q`
+    pub(super) sum: f32,
+}
+
+impl Default for PackedMatrix {
+    fn default() -> Self {
+        Self::empty(&Pool::default())
+    }
+}
+
+impl PackedMatrix {
+    /// Nothing packed yet; the memory will come from `pool`.
+    fn empty(pool: &Pool) -> Self {
+        Self {
+            words: pool.take(0),
+            precision: Precision::F32,
+            k: 0,
+            n: 0,
+            k_words: 0,
+            size: TileSize::of_machine(),
+            columns: Vec::new(),
+        }
+    }
+
+    /// Packs `b` on all threads.
+    pub(crate) fn pack(b: MatRef<'_>, precision: Precision, pool: &Pool) -> Self {
+        let mut packed = Self::empty(pool);
+        packed.shape(b, precision);
+        let panels: Vec<_> = packed.panels_mut().collect();
+        let columns: Vec<Vec<Column>> = panels
+            .into_par_iter()
+            .map(|(first, panel)| vectorize(|| pack_panel(panel, b, first, precision)))
+            .collect();
+        packed.columns = columns.concat();
+        packed
+    }
+
+    /// Packs `b` on the calling thread, into the memory of what was packed before.
+    pub(crate) fn pack_again(&mut self, b: MatRef<'_>, precision: Precision) {
+        self.shape(b, precision);
+        let mut columns = std::mem::take(&mut self.columns);
+        columns.clear();
+        for (first, panel) in self.panels_mut() {
+            columns.extend(vectorize(|| pack_panel(panel, b, first, precision)));
+        }
+        self.columns = columns;
+    }
+
+    fn shape(&mut self, b: MatRef<'_>, precision: Precision) {
+        (self.k, self.n, self.precision) = (b.rows, b.cols, precision);
+        self.k_words = precision.words(b.rows);
+        self.words.at_least(self.k_words * b.cols.next_multiple_of(self.size.lanes));
+    }
+
+    /// (First column, words) of every panel.
+    fn panels_mut(&mut self) -> impl Iterator<Item = (usize, &mut [u32])> {
+        let (width, k) = (self.size.panel_width(), self.k_words);
+        let len = k * self.n.next_multiple_of(self.size.lanes);
+        let words: &mut [u32] = bytemuck::cast_slice_mut(&mut self.words.as_mut()[..len]);
+        words.chunks_mut((k * width).max(1)).enumerate().map(move |(i, panel)| (i * width, panel))
+    }
+
+    /// Number of panels.
+    pub(super) fn panels(&self) -> usize {
+        self.n.div_ceil(self.size.panel_width())
+    }
+
+    /// Words `from..to` of the panel that begins at column `first` and is `width` wide.
+    #[inline(always)]
+    pub(super) fn panel(&self, first: usize, width: usize, (from, to): (usize, usize)) -> &[u32] {
+        let words: &[u32] = bytemuck::cast_slice(self.words.as_ref());
+        &words[first * self.k_words..][from * width..to * width]
+    }
+
+    /// Bytes of memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.words.as_ref().len() * 4 + self.columns.len() * size_of::<Column>()
+    }
+}
+
+/// The nearest bf16, halves to even; NaN stays one.
+#[inline(always)]
+pub(crate) fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    let bits = if x.is_nan() { bits | 0x0040_0000 } else { rounded };
+    (bits >> 16) as u16
+}
+
+/// Words packed at a time where columns lie apart, so that the lines they go to stay in the cache.
+const BLOCK_WORDS: usize = 16;
+
+/// Packs the columns of `b` from `first` on into one panel as wide as it has room for.
+#[inline(always)]
+fn pack_panel(panel: &mut [u32], b: MatRef<'_>, first: usize, precision: Precision) -> Vec<Column> {
+    let k_words = precision.words(b.rows);
+    let width = panel.len() / k_words.max(1);
+    let cols = width.min(b.cols - first);
+    let inverse = match precision {
+        Precision::Int8 => inverse_scales(b, first, cols),
+        Precision::F32 | Precision::Bf16 => Vec::new(),
+    };
+    for (block, words) in panel.chunks_mut(BLOCK_WORDS * width).enumerate() {
+        let at = block * BLOCK_WORDS;
+        match precision {
+            Precision::F32 => fill::<1>(words, width, (b, at, first), |[x], _| x.to_bits()),
+            Precision::Bf16 => fill::<2>(words, width, (b, at, first), |x, _| {
+                let [low, high] = x.map(|x| u32::from(to_bf16(x)));
+                low | high << 16
+            }),
+            Precision::Int8 => fill::<4>(words, width, (b, at, first), |x, j| {
+                u32::from_le_bytes(x.map(|x| (x * inverse[j]).round_ties_even() as i8 as u8))
+            }),
+        }
+    }
+    let sum = |j: usize| {
+        let bytes = panel[j..].iter().step_by(width).flat_map(|w| w.to_le_bytes());
+        bytes.map(|q| i32::from(q.cast_signed())).sum::<i32>() as f32
+    };
+    let column =
+        |(j, inverse): (usize, &f32)| Column { scale: 1.0 / inverse, sum: sum(j) / inverse };
+    inverse.iter().enumerate().map(column).collect()
+}
+
+/// `127 / max |w|` of each column; 1 for a column of zeros, NaN for one that is not finite.
+#[inline(always)]
+fn inverse_scales(b: MatRef<'_>, first: usize, cols: usize) -> Vec<f32> {
+    let scale = |j: usize| {
+        let column = b.data[(first + j) * b.col_stride..].iter().step_by(b.row_stride);
+        let largest = column.take(b.rows).map(|w| w.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+        match f32::from_bits(largest) {
+            0.0 => 1.0,
+            largest if largest.is_finite() => 127.0 / largest,
+            _ => f32::NAN,
+        }
+    };
+    (0..cols).map(scale).collect()
+}
+
+/// Writes rows of words, made of `N` numbers along the inner dimension from word `at` on.
+#[inline(always)]
+fn fill<const N: usize>(
+    words: &mut [u32],
+    width: usize,
+    (b, at, first): (MatRef<'_>, usize, usize),
+    word: impl Fn([f32; N], usize) -> u32,
+) {
+    let cols = width.min(b.cols - first);
+    let value = |k: usize, j: usize| match k < b.rows {
+        true => b.data[k * b.row_stride + (first + j) * b.col_stride],
+        false => 0.0,
+    };
+    let whole = (at + words.len() / width) * N <= b.rows;
+    if b.col_stride == 1 && whole {
+        for (i, words) in words.chunks_exact_mut(width).enumerate() {
+            let k = (at + i) * N;
+            let rows: [&[f32]; N] =
+                std::array::from_fn(|p| &b.data[(k + p) * b.row_stride + first..][..cols]);
+            for (j, to) in words[..cols].iter_mut().enumerate() {
+                *to = word(rows.map(|row| row[j]), j);
+            }
+            words[cols..].fill(0);
+        }
+        return;
+    }
+    if cols < width {
+        words.fill(0);
+    }
+    for j in 0..cols {
+        if b.row_stride == 1 && whole {
+            let (column, _) = b.data[(first + j) * b.col_stride + at * N..].as_chunks::<N>();
+            for (words, x) in words.chunks_exact_mut(width).zip(column) {
+                words[j] = word(*x, j);
+            }
+        } else {
+            for (i, words) in words.chunks_exact_mut(width).enumerate() {
+                words[j] = word(std::array::from_fn(|p| value((at + i) * N + p, j)), j);
+            }
+        }
+    }
+}

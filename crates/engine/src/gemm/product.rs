@@ -1,0 +1,290 @@
+//! A product with its epilogue: `out (+)= residual + γ ∘ act(a · b + bias)`.
+//!
+//! In:  a [`Left`] and a [`PackedMatrix`] of one precision. Out: rows of `f32`.
+//! Blocks of rows and groups of panels go to the threads. A panel is summed over the inner dimension for
+//! a block of rows in memory of the thread, and from there written once, through the epilogue. A number
+//! is summed in the same order whatever the number of rows, so a row does not depend on its batch.
+#![expect(unsafe_code, reason = "tasks write rectangles of one matrix that do not overlap")]
+
+use std::{marker::PhantomData, ops::Range};
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{
+    kernels,
+    left::Left,
+    packed::{PackedMatrix, Precision},
+    tile::{MAX_WIDTH, TileKernel, VECTORS},
+};
+use crate::Activation;
+
+/// Words of the inner dimension summed at once: a panel of them stays in the second-level cache.
+const DEPTH: usize = 384;
+/// Rows of one task.
+const MAX_BLOCK: usize = 96;
+/// Words of the left matrix in one task: a part of the second-level cache.
+const BLOCK_WORDS: usize = 96 << 10;
+/// Tasks per thread, so that none waits long for the last.
+const TASKS_PER_THREAD: usize = 8;
+/// Products of words below which one thread is faster than handing work over.
+const PARALLEL_FROM: usize = 1 << 17;
+
+/// What becomes of the sums.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Epilogue<'a> {
+    /// `[n]`
+    pub(crate) bias: Option<&'a [f32]>,
+    /// Of sum and bias.
+    pub(crate) activation: Activation,
+    /// `γ`, `[n]`
+    pub(crate) factors: Option<&'a [f32]>,
+    /// `[m, n]`
+    pub(crate) residual: Option<&'a [f32]>,
+    /// Whether the result is added to what is there.
+    pub(crate) add: bool,
+}
+
+impl Epilogue<'_> {
+    /// The sums as they are.
+    pub(crate) const NONE: Self = Self {
+        bias: None,
+        activation: Activation::Identity,
+        factors: None,
+        residual: None,
+        add: false,
+    };
+}
+
+/// One product.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Product<'a> {
+    /// `[m, k]`
+    pub(crate) left: Left<'a>,
+    /// `[k, n]`
+    pub(crate) right: &'a PackedMatrix,
+    /// What becomes of the sums.
+    pub(crate) epilogue: Epilogue<'a>,
+}
+
+impl Product<'_> {
+    /// Computes it on all threads.
+    ///
+    /// # Shapes
+    /// `out`: `[m, n]`, row-major.
+    pub(crate) fn run(self, out: &mut [f32]) {
+        let (m, n) = (self.left.rows, self.right.n);
+        assert_eq!(out.len(), m * n, "a [{m}, {n}] result");
+        let work = m * n * self.right.k_words;
+        if m * n == 0 {
+            return;
+        }
+        if work < PARALLEL_FROM || rayon::current_num_threads() == 1 {
+            return self.run_here(out, n);
+        }
+        let (row_blocks, groups) = self.grid(rayon::current_num_threads());
+        let panels = self.right.panels();
+        let out = Rectangles::new(out, n);
+        (0..row_blocks * groups).into_par_iter().with_max_len(1).for_each(|task| {
+            // Neighbouring tasks share a group of panels.
+            let (block, group) = (task % row_blocks, task / row_blocks);
+            let rows = self.block(block, row_blocks);
+            let panels = group * panels / groups..(group + 1) * panels / groups;
+            // SAFETY: blocks of rows and groups of panels do not overlap, so no two tasks write to one
+            // place; `out` has the product's shape.
+            unsafe { self.run_block(rows, panels, &out) };
+        });
+    }
+
+    /// Computes it on the calling thread, the rows of `out` lying `stride` apart.
+    pub(crate) fn run_here(self, out: &mut [f32], stride: usize) {
+        let m = self.left.rows;
+        assert!(m == 0 || (m - 1) * stride + self.right.n <= out.len(), "{m} rows of results");
+        let out = Rectangles::new(out, stride);
+        let blocks = m.div_ceil(self.most_rows());
+        for block in 0..blocks {
+            // SAFETY: one thread writes; the result lies inside `out`.
+            unsafe { self.run_block(self.block(block, blocks), 0..self.right.panels(), &out) };
+        }
+    }
+
+    /// The rows of one of `n` blocks; whole tiles, as a packed left matrix needs them.
+    fn block(&self, i: usize, n: usize) -> Range<usize> {
+        let tile = self.right.size.rows;
+        let tiles = self.left.rows.div_ceil(tile);
+        let first = |i: usize| (i * tiles / n * tile).min(self.left.rows);
+        first(i)..first(i + 1)
+    }
+
+    fn most_rows(&self) -> usize {
+        let depth = self.right.k_words.max(1);
+        (BLOCK_WORDS / depth).clamp(16, MAX_BLOCK).next_multiple_of(8)
+    }
+
+    /// Numbers of blocks of rows and of groups of panels.
+    fn grid(&self, threads: usize) -> (usize, usize) {
+        let blocks = self.left.rows.div_ceil(self.most_rows());
+        let groups = (TASKS_PER_THREAD * threads).div_ceil(blocks).min(self.right.panels());
+        (blocks, groups)
+    }
+
+    /// # Safety
+    /// `out` has the product's shape, and nobody else touches these rows and panels of it.
+    unsafe fn run_block(&self, rows: Range<usize>, panels: Range<usize>, out: &Rectangles<'_>) {
+        // SAFETY: as promised by the caller.
+        Arch::new().dispatch(Block { product: self, rows, panels, out });
+    }
+}
+
+/// A matrix that several tasks write to, each to its own rows and columns.
+struct Rectangles<'a> {
+    values: *mut f32,
+    len: usize,
+    stride: usize,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: `row` is unsafe and promises that no two borrows overlap.
+unsafe impl Sync for Rectangles<'_> {}
+
+impl<'a> Rectangles<'a> {
+    fn new(values: &'a mut [f32], stride: usize) -> Self {
+        Self { values: values.as_mut_ptr(), len: values.len(), stride, lifetime: PhantomData }
+    }
+
+    /// Some columns of a row.
+    ///
+    /// # Safety
+    /// Nobody else holds a number of them.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "callers promise that borrows do not overlap")]
+    unsafe fn row(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+        let at = row * self.stride + columns.start;
+        assert!(at + columns.len() <= self.len, "row {row} of the result");
+        // SAFETY: inside the slice, and the caller promises that it is the only borrow.
+        unsafe { std::slice::from_raw_parts_mut(self.values.add(at), columns.len()) }
+    }
+}
+
+/// Some rows and panels of a product. Whoever makes one promises that nobody else writes there.
+struct Block<'a> {
+    product: &'a Product<'a>,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    out: &'a Rectangles<'a>,
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match self.product.right.precision {
+            Precision::F32 => self.run(kernels::F32(simd)),
+            Precision::Bf16 => {
+                #[cfg(target_arch = "x86_64")]
+                if let Some(kernel) = kernels::avx512::Bf16::detect().filter(|_| S::F32_LANES == 16)
+                {
+                    return self.run(kernel);
+                }
+                self.run(kernels::Bf16(simd));
+            }
+            Precision::Int8 => {
+                #[cfg(target_arch = "x86_64")]
+                if let Some(kernel) = kernels::avx512::Int8::detect().filter(|_| S::F32_LANES == 16)
+                {
+                    return self.run(kernel);
+                }
+                self.run(kernels::Int8(simd));
+            }
+        }
+    }
+}
+
+/// The sums of a block of rows and a panel.
+#[repr(align(64))]
+struct Sums([f32; (MAX_BLOCK + 8) * MAX_WIDTH]);
+
+impl Block<'_> {
+    #[inline(always)]
+    fn run<K: TileKernel>(&self, kernel: K) {
+        const { assert!(VECTORS == 3, "one arm per number of vectors") };
+        let mut sums = Sums([0.0; (MAX_BLOCK + 8) * MAX_WIDTH]);
+        for panel in self.panels.clone() {
+            let first = panel * VECTORS * K::LANES;
+            match (self.product.right.n - first).div_ceil(K::LANES) {
+                1 => self.panel::<K, 1>(kernel, first, &mut sums),
+                2 => self.panel::<K, 2>(kernel, first, &mut sums),
+                _ => self.panel::<K, VECTORS>(kernel, first, &mut sums),
+            }
+        }
+    }
+
+    /// All rows of one panel, whose first column is `first`.
+    #[inline(always)]
+    fn panel<K: TileKernel, const V: usize>(&self, kernel: K, first: usize, sums: &mut Sums) {
+        let Product { left, right, epilogue } = *self.product;
+        let width = V * K::LANES;
+        let (begin, end) = (self.rows.start, self.rows.end);
+        let tiles = (end - begin).div_ceil(K::ROWS);
+        for from in (0..right.k_words).step_by(DEPTH) {
+            let b = right.panel(first, width, (from, right.k_words.min(from + DEPTH)));
+            for tile in 0..tiles {
+                let row = left.split((begin, end), tiles, tile);
+                let n = left.split((begin, end), tiles, tile + 1) - row;
+                let (a, sums) = (left.at(row, from), &mut sums.0[(row - begin) * width..]);
+                let add = from > 0;
+                match n {
+                    1 => kernel.tile::<1, V>(a, b, sums, add),
+                    2 => kernel.tile::<2, V>(a, b, sums, add),
+                    3 => kernel.tile::<3, V>(a, b, sums, add),
+                    4 => kernel.tile::<4, V>(a, b, sums, add),
+                    5 => kernel.tile::<5, V>(a, b, sums, add),
+                    6 => kernel.tile::<6, V>(a, b, sums, add),
+                    7 => kernel.tile::<7, V>(a, b, sums, add),
+                    _ => kernel.tile::<8, V>(a, b, sums, add),
+                }
+            }
+        }
+        let columns = first..right.n.min(first + width);
+        for (row, sums) in (begin..end).zip(sums.0.chunks_exact_mut(width)) {
+            let sums = &mut sums[..columns.len()];
+            if let Some([scale, offset]) = left.levels.get(row) {
+                for (sum, column) in sums.iter_mut().zip(&right.columns[columns.clone()]) {
+                    *sum = scale * column.scale * *sum + offset * column.sum;
+                }
+            }
+            // SAFETY: whoever made the block promised that these rows and panels are its own.
+            let out = unsafe { self.out.row(row, columns.clone()) };
+            epilogue.write(out, sums, columns.start, row * right.n + columns.start);
+        }
+    }
+}
+
+impl Epilogue<'_> {
+    /// Some columns of a row, from column `first`; place `at` of the whole.
+    #[inline(always)]
+    fn write(&self, out: &mut [f32], sums: &mut [f32], first: usize, at: usize) {
+        let n = sums.len();
+        if let Some(bias) = self.bias {
+            for (sum, bias) in sums.iter_mut().zip(&bias[first..first + n]) {
+                *sum += bias;
+            }
+        }
+        self.activation.apply(sums);
+        if let Some(factors) = self.factors {
+            for (sum, factor) in sums.iter_mut().zip(&factors[first..first + n]) {
+                *sum *= factor;
+            }
+        }
+        match self.residual {
+            Some(residual) => {
+                for ((out, sum), x) in out.iter_mut().zip(sums).zip(&residual[at..at + n]) {
+                    *out = x + *sum;
+                }
+            }
+            None if self.add => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += *sum),
+            None => out.copy_from_slice(sums),
+        }
+    }
+}
