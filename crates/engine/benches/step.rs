@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Instant};
 
 use conjoin_core::{Gradients, Parameter, Seed};
 use conjoin_engine::{
-    Activation, AttentionSpec, Bias, Exec, ImageShape, LinearParams, Mask, ParamId, Tensor,
-    Workspace,
+    Activation, AttentionSpec, Bias, Exec, ImageShape, LinearParams, Mask, ParamId, RowNorm,
+    Tensor, Workspace,
 };
 use rand::Rng as _;
 
@@ -123,7 +123,8 @@ fn operation(
 ) -> f64 {
     let mut parameters = own_parameters.to_vec();
     parameters.extend([parameter(cols), parameter(cols)]);
-    let norm = (ParamId(own_parameters.len()), ParamId(own_parameters.len() + 1));
+    let (weight, bias) = (ParamId(own_parameters.len()), ParamId(own_parameters.len() + 1));
+    let norm = RowNorm { weight, bias: Some(bias), eps: 1e-5 };
     let parameters = &parameters;
     let workspace = Workspace::default();
     let values = random(rows * cols);
@@ -135,7 +136,7 @@ fn operation(
     let mut dy: Vec<f32> = Vec::new();
     report(&format!("{name} both, with a norm"), count, 3.0 * flop, || {
         let exec = Exec::recording(parameters, &workspace);
-        let x = exec.layer_norm(&x, norm.0, Some(norm.1), 1e-5);
+        let x = exec.layer_norm(&x, norm);
         let y = f(&exec, &x);
         dy.resize(y.values().len(), 0.5);
         exec.into_tape().backward(&y, &dy, parameters, &workspace, &mut gradients);

@@ -27,7 +27,7 @@ pub use ops::{
     attention::{AttentionSpec, DistanceBias, Mask},
     convolution::{ImageShape, Levels, Pictures},
     embedding::{TokenBatch, TokenTables},
-    linear::{Bias, LinearParams, RowNorm},
+    linear::{Before, Bias, LinearParams, Onto, RowNorm},
     rotary::{Pairing, RotaryTable},
 };
 pub use simd::vectorize;

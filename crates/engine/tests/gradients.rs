@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use conjoin_core::{Gradients, Parameter, Seed};
 use conjoin_engine::{
-    Activation, AttentionSpec, Bias, DistanceBias, Exec, ImageShape, LinearParams, Mask, Pairing,
-    ParamId, RotaryTable, Tensor, TokenBatch, TokenTables, Workspace,
+    Activation, AttentionSpec, Before, Bias, DistanceBias, Exec, ImageShape, LinearParams, Mask,
+    Onto, Pairing, ParamId, RotaryTable, RowNorm, Tensor, TokenBatch, TokenTables, Workspace,
 };
 use rand::Rng;
 
@@ -221,7 +221,12 @@ fn grad_layer_norm() {
                     })
                     .collect()
             },
-            &|exec, x| exec.layer_norm(x, ParamId(1), Some(ParamId(2)), 1e-5),
+            &|exec, x| {
+                exec.layer_norm(
+                    x,
+                    RowNorm { weight: ParamId(1), bias: Some(ParamId(2)), eps: 1e-5 },
+                )
+            },
         );
     }
 }
@@ -291,6 +296,48 @@ fn grad_gate_and_scale_columns() {
     );
 }
 
+/// A gate, a norm or nothing before a linear layer, whose scaled result is added to its own input.
+#[test]
+fn grad_linear_onto_a_residual() {
+    let (m, n) = (4, 6);
+    let p = LinearParams { weight: ParamId(1), scale: None, bias: Some(Bias::All(ParamId(2))) };
+    let norm = RowNorm { weight: ParamId(3), bias: Some(ParamId(4)), eps: 1e-5 };
+    for (before, factors, k) in [
+        (Before::Nothing, None, n),
+        (Before::Norm(norm), None, n),
+        (Before::Norm(norm), Some(ParamId(5)), n),
+        (Before::Gate(Activation::Silu), Some(ParamId(5)), n / 2),
+    ] {
+        let values =
+            [m * n, n * k, n, n, n, n].into_iter().zip(1..).map(|(len, seed)| random(len, seed));
+        let plain = |p: &[Vec<f64>]| -> Vec<f64> {
+            let x = transpose(&p[0], n);
+            let seen: Vec<f64> = x.chunks(n).flat_map(|row| plain_before(before, row, p)).collect();
+            let z = linear(&seen, &p[1], None, Some(&p[2]), (m, k), Activation::Identity);
+            let scaled =
+                z.iter().enumerate().map(|(i, z)| z * factors.map_or(1.0, |_| p[5][i % n]));
+            x.iter().zip(scaled).map(|(x, z)| x + z).collect()
+        };
+        check(values.collect(), (m, n), &plain, &|exec, x| {
+            exec.linear_onto(Onto { residual: x, factors }, before, x, p)
+        });
+    }
+}
+
+fn plain_before(before: Before, row: &[f64], p: &[Vec<f64>]) -> Vec<f64> {
+    let n = row.len();
+    match before {
+        Before::Nothing => row.to_vec(),
+        Before::Norm(norm) => {
+            let mean = row.iter().sum::<f64>() / n as f64;
+            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
+            let r = 1.0 / (variance + f64::from(norm.eps)).sqrt();
+            (0..n).map(|i| (row[i] - mean) * r * p[3][i] + p[4][i]).collect()
+        }
+        Before::Gate(act) => (0..n / 2).map(|i| activate(act, row[i]) * row[n / 2 + i]).collect(),
+    }
+}
+
 #[test]
 fn grad_linear_with_a_bias_on_the_outer_thirds() {
     let (m, k, n) = (4, 5, 9);
@@ -322,7 +369,7 @@ fn grad_layer_norm_without_bias() {
             };
             x.chunks(d).flat_map(norm).collect()
         },
-        &|exec, x| exec.layer_norm(x, ParamId(1), None, 1e-6),
+        &|exec, x| exec.layer_norm(x, RowNorm { weight: ParamId(1), bias: None, eps: 1e-6 }),
     );
 }
 

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use conjoin_engine::{
-    Activation, AttentionSpec, Exec, LinearParams, ParamId, Pictures, Tensor, TokenBatch,
-    TokenTables,
+    Activation, AttentionSpec, Before, Exec, LinearParams, Onto, ParamId, Pictures, RowNorm,
+    Tensor, TokenBatch, TokenTables,
 };
 
 use crate::{
@@ -223,7 +223,9 @@ impl Encoder {
         for step in &self.head {
             x = match *step {
                 HeadStep::Dense(p, activation) => exec.linear(&x, p, activation),
-                HeadStep::Norm((weight, bias), eps) => exec.layer_norm(&x, weight, bias, eps),
+                HeadStep::Norm((weight, bias), eps) => {
+                    exec.layer_norm(&x, RowNorm { weight, bias, eps })
+                }
             };
         }
         if self.spec.normalize { exec.normalize(&x) } else { x }
@@ -236,10 +238,9 @@ impl Encoder {
         x: &Tensor,
         at: (usize, Sight<'_>),
     ) -> Tensor {
-        let normed = b.attention_norm.map_or_else(|| x.clone(), |n| self.norm(exec, x, n));
-        let x = add_scaled(exec, x, self.attend(exec, b, &normed, at), b.attention_scale);
-        let mixed = self.mlp(exec, &b.mlp, &self.norm(exec, &x, b.mlp_norm));
-        add_scaled(exec, &x, mixed, b.mlp_scale)
+        let qkv = exec.linear_behind(self.before(b.attention_norm), x, b.qkv, IDENTITY);
+        let x = &self.attend(exec, b, &qkv, x, at);
+        self.mlp(exec, b, self.before(Some(b.mlp_norm)), x)
     }
 
     fn post_norm_block(
@@ -249,22 +250,24 @@ impl Encoder {
         x: &Tensor,
         at: (usize, Sight<'_>),
     ) -> Tensor {
-        let sum = add_scaled(exec, x, self.attend(exec, b, x, at), b.attention_scale);
-        let x = b.attention_norm.map_or_else(|| sum.clone(), |n| self.norm(exec, &sum, n));
-        let mixed = self.mlp(exec, &b.mlp, &x);
-        self.norm(exec, &add_scaled(exec, &x, mixed, b.mlp_scale), b.mlp_norm)
+        let qkv = exec.linear(x, b.qkv, IDENTITY);
+        let sum = self.attend(exec, b, &qkv, x, at);
+        let x = &b.attention_norm.map_or_else(|| sum.clone(), |n| self.norm(exec, &sum, n));
+        self.norm(exec, &self.mlp(exec, b, Before::Nothing, x), b.mlp_norm)
     }
 
+    /// `x + γ ∘ out(attention(qkv))`
     fn attend(
         &self,
         exec: &Exec<'_>,
         b: &Block,
+        qkv: &Tensor,
         x: &Tensor,
         (layer, sight): (usize, Sight<'_>),
     ) -> Tensor {
-        let mut qkv = exec.linear(x, b.qkv, Activation::Identity); // [t, 3d]
         let longest = sight.offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0);
         let (table, reach) = self.places.of_layer(layer, longest);
+        let mut qkv = qkv.clone(); // [t, 3d]
         if let Some(table) = table {
             qkv = exec.rotate(&qkv, sight.offsets, &table);
         }
@@ -272,24 +275,25 @@ impl Encoder {
         let bias = self.places.bias(longest);
         let visible = sight.visible.cloned();
         let spec = AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias, visible };
-        let mut mixed = exec.attention(&qkv, sight.offsets, spec); // [t, d]
-        if let Some(norm) = b.inner_norm {
-            mixed = self.norm(exec, &mixed, norm);
-        }
-        exec.linear(&mixed, b.out, Activation::Identity)
+        let mixed = exec.attention(&qkv, sight.offsets, spec); // [t, d]
+        let onto = Onto { residual: x, factors: b.attention_scale };
+        exec.linear_onto(onto, self.before(b.inner_norm), &mixed, b.out)
     }
 
-    fn mlp(&self, exec: &Exec<'_>, mlp: &Mlp, x: &Tensor) -> Tensor {
+    /// `x + γ ∘ down(act(up(before(x))))`
+    fn mlp(&self, exec: &Exec<'_>, b: &Block, before: Before, x: &Tensor) -> Tensor {
         let MlpRule { activation, gated, .. } = self.spec.mlp;
-        let mut hidden = if gated {
-            exec.gate(&exec.linear(x, mlp.up, Activation::Identity), activation)
-        } else {
-            exec.linear(x, mlp.up, activation)
-        }; // [t, mlp width]
-        if let Some(norm) = mlp.inner_norm {
-            hidden = self.norm(exec, &hidden, norm);
-        }
-        exec.linear(&hidden, mlp.down, Activation::Identity)
+        let now = if gated { IDENTITY } else { activation };
+        let mut hidden = exec.linear_behind(before, x, b.mlp.up, now); // [t, mlp width]
+        let before = match (gated, b.mlp.inner_norm) {
+            (true, None) => Before::Gate(activation),
+            (true, Some(_)) => {
+                hidden = exec.gate(&hidden, activation);
+                self.before(b.mlp.inner_norm)
+            }
+            (false, norm) => self.before(norm),
+        };
+        exec.linear_onto(Onto { residual: x, factors: b.mlp_scale }, before, &hidden, b.mlp.down)
     }
 
     /// The norm acts on each row alone, so behind a pooling that picks a row it costs one row.
@@ -311,18 +315,20 @@ impl Encoder {
         }
     }
 
-    fn norm(&self, exec: &Exec<'_>, x: &Tensor, (weight, bias): Norm) -> Tensor {
-        exec.layer_norm(x, weight, bias, self.spec.norm.eps)
+    fn norm(&self, exec: &Exec<'_>, x: &Tensor, norm: Norm) -> Tensor {
+        exec.layer_norm(x, self.row_norm(norm))
+    }
+
+    fn row_norm(&self, (weight, bias): Norm) -> RowNorm {
+        RowNorm { weight, bias, eps: self.spec.norm.eps }
+    }
+
+    fn before(&self, norm: Option<Norm>) -> Before {
+        norm.map_or(Before::Nothing, |norm| Before::Norm(self.row_norm(norm)))
     }
 }
 
-/// `x + γ ∘ branch`
-fn add_scaled(exec: &Exec<'_>, x: &Tensor, branch: Tensor, gamma: Option<ParamId>) -> Tensor {
-    match gamma {
-        None => exec.add(x, &branch),
-        Some(gamma) => exec.add(x, &exec.scale_columns(&branch, gamma)),
-    }
-}
+const IDENTITY: Activation = Activation::Identity;
 
 impl Stem {
     fn declare(spec: &EncoderSpec, layout: &mut Layout) -> Self {

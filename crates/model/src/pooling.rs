@@ -5,7 +5,9 @@
 
 use std::{ops::Range, sync::Arc};
 
-use conjoin_engine::{Activation, Exec, LinearParams, ParamId, Tensor, TokenBatch};
+use conjoin_engine::{
+    Activation, Before, Exec, LinearParams, Onto, ParamId, RowNorm, Tensor, TokenBatch,
+};
 
 use crate::{
     layout::{Init, Layout, Norm},
@@ -141,7 +143,8 @@ impl Probe {
         let kv = linear(x, self.kv); // [t, 2d]
         let a = linear(&exec.probe(&q, &kv, offsets, self.heads), self.out); // [b, d]
         let (weight, bias) = self.norm;
-        let hidden = exec.linear(&exec.layer_norm(&a, weight, bias, eps), self.up, self.activation);
-        exec.add(&a, &linear(&hidden, self.down))
+        let norm = Before::Norm(RowNorm { weight, bias, eps });
+        let hidden = exec.linear_behind(norm, &a, self.up, self.activation);
+        exec.linear_onto(Onto::plain(&a), Before::Nothing, &hidden, self.down)
     }
 }

@@ -26,10 +26,7 @@ impl Exec<'_> {
         simd::for_row_blocks(y.as_mut(), n, |first, y| {
             let rows = values[first * 2 * n..].chunks_exact(2 * n);
             for (y, row) in y.chunks_exact_mut(n).zip(rows) {
-                let (gate, up) = row.split_at(n);
-                y.copy_from_slice(gate);
-                activation.apply(y);
-                y.iter_mut().zip(up).for_each(|(y, up)| *y *= up);
+                gate_row(y, row, activation);
             }
         });
         let backward = self
@@ -58,6 +55,15 @@ impl Exec<'_> {
             .then(|| Box::new(ScaleColumns { x: x.clone(), factors }) as Box<dyn Backward>);
         self.output((x.rows(), n), y, backward)
     }
+}
+
+/// One row: `act(g) ∘ u` of `[g, u]`.
+#[inline(always)]
+pub(crate) fn gate_row(y: &mut [f32], row: &[f32], activation: Activation) {
+    let (gate, up) = row.split_at(y.len());
+    y.copy_from_slice(gate);
+    activation.apply(y);
+    y.iter_mut().zip(up).for_each(|(y, up)| *y *= up);
 }
 
 struct Gate {

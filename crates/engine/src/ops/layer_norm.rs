@@ -5,7 +5,7 @@
 //! Source: Ba et al. 2016. The variance is the biased one, as in PyTorch.
 
 use crate::{
-    Exec, ParamId, Tensor, simd,
+    Exec, ParamId, RowNorm, Tensor, simd,
     tape::{Backward, BackwardPass},
     tensor::Buffer,
 };
@@ -16,16 +16,9 @@ impl Exec<'_> {
     /// # Shapes
     /// `x`, result: `[m, d]`; `weight`, `bias`: `[d]`.
     #[must_use]
-    pub fn layer_norm(
-        &self,
-        x: &Tensor,
-        weight: ParamId,
-        bias: Option<ParamId>,
-        eps: f32,
-    ) -> Tensor {
-        let d = x.cols();
-        let affine = (self.value(weight), bias.map(|bias| self.value(bias)));
-        let values = x.values();
+    pub fn layer_norm(&self, x: &Tensor, norm: RowNorm) -> Tensor {
+        let RowNorm { weight, bias, eps } = norm;
+        let (d, values, affine) = (x.cols(), x.values(), self.affine(norm));
         let mut y = self.take(values.len());
         simd::for_row_blocks(y.as_mut(), d, |first, y| {
             for (y, x) in y.chunks_exact_mut(d).zip(values[first * d..].chunks_exact(d)) {
@@ -37,6 +30,11 @@ impl Exec<'_> {
             .records(&[x], &affine.into_iter().flatten().collect::<Vec<_>>())
             .then(|| Box::new(LayerNorm { x: x.clone(), weight, bias, eps }) as Box<dyn Backward>);
         self.output((x.rows(), d), y, backward)
+    }
+
+    /// `γ` and `β`.
+    pub(crate) fn affine(&self, norm: RowNorm) -> (&[f32], Option<&[f32]>) {
+        (self.value(norm.weight), norm.bias.map(|bias| self.value(bias)))
     }
 }
 

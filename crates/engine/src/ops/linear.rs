@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use crate::{
     Activation, Exec, ParamId, Precision, Tensor,
     gemm::{Epilogue, Left, Level, MatRef, Product, Row, convert, multiply_transposed},
-    ops::layer_norm::normalize_row,
+    ops::{gate::gate_row, layer_norm::normalize_row},
     simd,
     tape::{Backward, BackwardPass, NodeId},
     tensor::Buffer,
@@ -69,13 +69,21 @@ impl Bias {
     }
 }
 
+impl<'a> Onto<'a> {
+    /// The sum with a residual.
+    #[must_use]
+    pub fn plain(residual: &'a Tensor) -> Self {
+        Self { residual, factors: None }
+    }
+}
+
 impl LinearParams {
     pub(crate) fn ids(self) -> impl Iterator<Item = ParamId> {
         [Some(self.weight), self.scale, self.bias.map(Bias::id)].into_iter().flatten()
     }
 }
 
-/// What stands before a product, computed row by row as the product reads them.
+/// A layer norm of rows.
 #[derive(Debug, Clone, Copy)]
 pub struct RowNorm {
     /// `γ`, `[k]`
@@ -84,6 +92,27 @@ pub struct RowNorm {
     pub bias: Option<ParamId>,
     /// Added to the variance.
     pub eps: f32,
+}
+
+/// What is made of each row of the input before a linear layer reads it.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Before {
+    /// It is read as it is.
+    #[default]
+    Nothing,
+    /// It is normalised.
+    Norm(RowNorm),
+    /// Its second half is multiplied by the activated first half, as [`Exec::gate`] does.
+    Gate(Activation),
+}
+
+/// What a linear layer's result is added to.
+#[derive(Debug, Clone, Copy)]
+pub struct Onto<'a> {
+    /// `[m, n]`
+    pub residual: &'a Tensor,
+    /// `[n]`: what the result is multiplied with before.
+    pub factors: Option<ParamId>,
 }
 
 impl Exec<'_> {
@@ -100,7 +129,7 @@ impl Exec<'_> {
         // Where the derivative is of z, the product leaves z and the activation goes from z to y.
         let keep_z = records && !activation.derivative_from_output();
         let now = if keep_z { Activation::Identity } else { activation };
-        let y = self.product(x, Rows::AsTheyAre, p, &After { activation: now, ..After::NOTHING });
+        let y = self.product(x, Before::Nothing, p, &After { activation: now, ..After::NOTHING });
         let (m, n) = (x.rows(), y.as_ref().len() / x.rows().max(1));
         let (y, z) = if keep_z { (self.activate(&y, activation), Some(y)) } else { (y, None) };
         let y = Tensor::new(m, n, y, None);
@@ -114,50 +143,59 @@ impl Exec<'_> {
         self.record(y, backward)
     }
 
-    /// A linear layer behind a layer norm: `act(norm(x) · Wᵀ + b)`.
+    /// A linear layer with what stands before it: `act(before(x) · Wᵀ + b)`.
     ///
     /// # Shapes
-    /// `x`: `[m, k]`, result: `[m, n]`.
+    /// `x`: `[m, k]` (`[m, 2 k]` before a gate), result: `[m, n]`.
+    ///
+    /// # Panics
+    /// As [`Exec::linear`].
     #[must_use]
-    pub fn norm_linear(
+    pub fn linear_behind(
         &self,
+        before: Before,
         x: &Tensor,
-        norm: RowNorm,
         p: LinearParams,
         activation: Activation,
     ) -> Tensor {
-        if self.is_recording() {
-            let normed = self.layer_norm(x, norm.weight, norm.bias, norm.eps);
-            return self.linear(&normed, p, activation);
+        if self.is_recording() || matches!(before, Before::Nothing) {
+            return self.linear(&self.apply_before(before, x), p, activation);
         }
-        let y = self.product(x, Rows::Normed(norm), p, &After { activation, ..After::NOTHING });
+        let y = self.product(x, before, p, &After { activation, ..After::NOTHING });
         let n = y.as_ref().len() / x.rows().max(1);
         self.output((x.rows(), n), y, None)
     }
 
-    /// A linear layer whose result, times factors if there are some, is added to `residual`.
+    /// A linear layer with what stands before it, added to a residual: `r + γ ∘ (before(x) · Wᵀ + b)`.
     ///
     /// # Shapes
-    /// `residual`, result: `[m, n]`; `x`: `[m, k]`; `factors`: `[n]`.
+    /// `x`: `[m, k]` (`[m, 2 k]` before a gate); residual, result: `[m, n]`.
     ///
     /// # Panics
     /// When the shapes do not fit.
     #[must_use]
     pub fn linear_onto(
         &self,
-        residual: &Tensor,
+        onto: Onto<'_>,
+        before: Before,
         x: &Tensor,
         p: LinearParams,
-        factors: Option<ParamId>,
     ) -> Tensor {
-        if let (true, Some(factors)) = (self.is_recording(), factors) {
+        let Onto { residual, factors } = onto;
+        if !self.is_recording() {
+            let after = After { onto: Some(onto), ..After::NOTHING };
+            let y = self.product(x, before, p, &after);
+            return self.output((x.rows(), residual.cols()), y, None);
+        }
+        let x = &self.apply_before(before, x);
+        if let Some(factors) = factors {
             let branch = self.linear(x, p, Activation::Identity);
             return self.add(residual, &self.scale_columns(&branch, factors));
         }
-        let after = After { factors, residual: Some(residual), ..After::NOTHING };
-        let y = self.product(x, Rows::AsTheyAre, p, &after);
-        let records = self.records(&[residual, x], &p.ids().collect::<Vec<_>>());
+        let after = After { onto: Some(onto), ..After::NOTHING };
+        let y = self.product(x, Before::Nothing, p, &after);
         let y = Tensor::new(x.rows(), residual.cols(), y, None);
+        let records = self.records(&[residual, x], &p.ids().collect::<Vec<_>>());
         let backward = records.then(|| {
             let (x, kept) = (x.clone(), y.clone());
             let branch = Linear { x, kept, p, activation: Activation::Identity };
@@ -166,10 +204,18 @@ impl Exec<'_> {
         self.record(y, backward)
     }
 
-    /// `residual + γ ∘ act(rows(x) · (s ∘ W)ᵀ + b)`
-    fn product(&self, x: &Tensor, rows: Rows, p: LinearParams, after: &After<'_>) -> Buffer {
-        let m = x.rows();
-        let k = rows.width(x.cols());
+    /// What stands before a product, as an operation of its own.
+    fn apply_before(&self, before: Before, x: &Tensor) -> Tensor {
+        match before {
+            Before::Nothing => x.clone(),
+            Before::Norm(norm) => self.layer_norm(x, norm),
+            Before::Gate(activation) => self.gate(x, activation),
+        }
+    }
+
+    /// `r + γ ∘ act(before(x) · (s ∘ W)ᵀ + b)`
+    fn product(&self, x: &Tensor, before: Before, p: LinearParams, after: &After<'_>) -> Buffer {
+        let (m, k) = (x.rows(), before.width(x.cols()));
         let weight = self.value(p.weight);
         assert!(k > 0 && weight.len().is_multiple_of(k), "rows of {k} weights");
         let n = weight.len() / k;
@@ -180,20 +226,20 @@ impl Exec<'_> {
         let epilogue = Epilogue {
             bias: bias.as_deref(),
             activation: after.activation,
-            factors: after.factors.map(|f| self.value(f)),
-            residual: after.residual.map(Tensor::values),
+            factors: after.onto.and_then(|onto| onto.factors).map(|f| self.value(f)),
+            residual: after.onto.map(|onto| onto.residual.values()),
             add: false,
         };
         assert!(epilogue.residual.is_none_or(|r| r.len() == m * n), "a residual of [{m}, {n}]");
         let mut y = self.take(m * n);
         let mut run = |left: Left<'_>| Product { left, right: &right, epilogue }.run(y.as_mut());
-        match (right.precision, rows) {
-            (Precision::F32, Rows::AsTheyAre) => run(Left::in_place(x.values(), m, k)),
+        match (right.precision, before) {
+            (Precision::F32, Before::Nothing) => run(Left::in_place(x.values(), m, k)),
             (precision, _) => {
                 let mut words = self.take(m * precision.words(k));
                 let mut levels = self.take(if precision == Precision::Int8 { 2 * m } else { 0 });
                 let levels: &mut [Level] = bytemuck::cast_slice_mut(levels.as_mut());
-                self.convert_rows((words.as_mut(), levels), x, rows, precision);
+                self.convert_rows((words.as_mut(), levels), x, before, precision);
                 run(Left::words(words.as_ref(), m, levels));
             }
         }
@@ -205,21 +251,25 @@ impl Exec<'_> {
         &self,
         (words, levels): (&mut [f32], &mut [Level]),
         x: &Tensor,
-        rows: Rows,
+        before: Before,
         precision: Precision,
     ) {
-        let (k, values) = (x.cols(), x.values());
-        let row = |i: usize| &values[i * k..(i + 1) * k];
-        match rows {
-            Rows::AsTheyAre => convert(words, levels, k, precision, |i, _| Row::Given(row(i))),
-            Rows::Normed(norm) => {
-                let gamma = self.value(norm.weight);
-                let beta = norm.bias.map(|bias| self.value(bias));
+        let (cols, values) = (x.cols(), x.values());
+        let row = |i: usize| &values[i * cols..(i + 1) * cols];
+        let k = before.width(cols);
+        match before {
+            Before::Nothing => convert(words, levels, k, precision, |i, _| Row::Given(row(i))),
+            Before::Norm(norm) => {
+                let affine = self.affine(norm);
                 convert(words, levels, k, precision, |i, made| {
-                    normalize_row(made, row(i), (gamma, beta), norm.eps);
+                    normalize_row(made, row(i), affine, norm.eps);
                     Row::Made(made)
                 });
             }
+            Before::Gate(activation) => convert(words, levels, k, precision, |i, made| {
+                gate_row(made, row(i), activation);
+                Row::Made(made)
+            }),
         }
     }
 
@@ -231,18 +281,12 @@ impl Exec<'_> {
     }
 }
 
-/// What a product reads.
-#[derive(Debug, Clone, Copy)]
-enum Rows {
-    AsTheyAre,
-    Normed(RowNorm),
-}
-
-impl Rows {
-    /// Numbers in a row that the product reads.
+impl Before {
+    /// Numbers in a row that the product reads, of those in the input's.
     fn width(self, cols: usize) -> usize {
         match self {
-            Self::AsTheyAre | Self::Normed(_) => cols,
+            Self::Nothing | Self::Norm(_) => cols,
+            Self::Gate(_) => cols / 2,
         }
     }
 }
@@ -250,12 +294,11 @@ impl Rows {
 /// What becomes of a product.
 struct After<'a> {
     activation: Activation,
-    factors: Option<ParamId>,
-    residual: Option<&'a Tensor>,
+    onto: Option<Onto<'a>>,
 }
 
 impl After<'_> {
-    const NOTHING: Self = Self { activation: Activation::Identity, factors: None, residual: None };
+    const NOTHING: Self = Self { activation: Activation::Identity, onto: None };
 }
 
 impl Exec<'_> {
