@@ -31,6 +31,7 @@ mod weight_file;
 mod weights;
 
 pub use checkpoint::{CHECKPOINT_FORMAT, CHECKPOINT_VERSION};
+pub use conjoin_engine::Precision;
 pub use cross_encoder::{CrossEncoder, open_reranker};
 pub use error::{ModelError, ModelErrorKind};
 pub use export::{EXPORT_FORMAT, EXPORT_VERSION, Export, ExportTarget};

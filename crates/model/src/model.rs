@@ -10,6 +10,7 @@ use std::{
 use conjoin_core::{
     EmbedError, Embedder, Embeddings, Modality, Task, TextEmbeddings, TokenUse, Tower, hash_bytes,
 };
+use conjoin_engine::Precision;
 use conjoin_input::{
     BareTokens, ImageLimits, InputContract, MAX_TEXT_BYTES, Pixels, TextContract, Tokenizer,
     Tokens, decode,
@@ -296,6 +297,28 @@ impl Model {
             Some(_) | None => self.long_text = long_text,
         }
         Ok(self)
+    }
+
+    /// The model computing its products in a precision. Vectors differ by little more than rounding, so
+    /// the fingerprint stays.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.set_precision(precision, &BTreeMap::new());
+        self
+    }
+
+    /// As [`Model::with_precision`], but for the products with some weights, by name.
+    pub fn set_precision(
+        &mut self,
+        precision: Precision,
+        exceptions: &BTreeMap<String, Precision>,
+    ) {
+        if let Some(tower) = &mut self.parts.text {
+            tower.set_precision(precision, exceptions);
+        }
+        if let Some(tower) = &mut self.parts.image {
+            tower.set_precision(precision, exceptions);
+        }
     }
 
     /// The model looking at large pictures in up to `tiles` × `tiles` pieces beside the whole.

@@ -4,10 +4,12 @@
 
 mod sequence;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
-use conjoin_engine::{Exec, Levels, Pictures, Tape, Tensor, TokenBatch, Workspace};
+use conjoin_engine::{
+    Exec, Levels, ParamId, Pictures, Precision, Tape, Tensor, TokenBatch, Workspace,
+};
 use conjoin_input::{ImageContract, Pixels};
 
 use crate::{
@@ -106,6 +108,21 @@ impl TextTower {
     #[must_use]
     pub fn max_tokens(&self) -> usize {
         self.spec().max_tokens()
+    }
+
+    /// Computes products in a precision from now on, but for those with some weights, by name.
+    pub fn set_precision(
+        &mut self,
+        precision: Precision,
+        exceptions: &BTreeMap<String, Precision>,
+    ) {
+        self.workspace = workspace(&self.parameters, precision, exceptions);
+    }
+
+    /// The precision of products no exception is made for.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.workspace.precision()
     }
 
     /// One pass over `inputs`, telling every intermediate.
@@ -280,6 +297,21 @@ impl ImageTower {
         }
     }
 
+    /// Computes products in a precision from now on, but for those with some weights, by name.
+    pub fn set_precision(
+        &mut self,
+        precision: Precision,
+        exceptions: &BTreeMap<String, Precision>,
+    ) {
+        self.workspace = workspace(&self.parameters, precision, exceptions);
+    }
+
+    /// The precision of products no exception is made for.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.workspace.precision()
+    }
+
     /// One pass over `inputs`, telling every intermediate.
     ///
     /// # Errors
@@ -341,6 +373,23 @@ impl Recording {
     }
 }
 
+/// Runs a pass on one of the threads that share its work: a thread from outside would sleep and be
+/// woken at every operation.
+fn on_a_worker<R: Send>(pass: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| pass())
+}
+
+/// Memory and weights for products of a precision, but for those of some parameters by name.
+fn workspace(
+    parameters: &[Parameter],
+    precision: Precision,
+    exceptions: &BTreeMap<String, Precision>,
+) -> Workspace {
+    let ids = parameters.iter().enumerate();
+    let exceptions = ids.filter_map(|(i, p)| Some((ParamId(i), *exceptions.get(&p.name)?)));
+    Workspace::new(precision, exceptions.collect())
+}
+
 fn ignore(_name: &str, _value: &Tensor) {}
 
 fn finite(embeddings: Embeddings) -> Result<Embeddings, TowerError> {
@@ -363,22 +412,26 @@ impl Tower for TextTower {
     }
 
     fn embed(&self, inputs: &[&Vec<u32>]) -> Result<Embeddings, TowerError> {
-        let mut all = Embeddings::zeros(0, self.width());
-        for pass in Self::passes(inputs, Vec::len) {
-            let exec = Exec::inferring(&self.parameters, &self.workspace);
-            all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
-        }
-        Ok(all)
+        on_a_worker(|| {
+            let mut all = Embeddings::zeros(0, self.width());
+            for pass in Self::passes(inputs, Vec::len) {
+                let exec = Exec::inferring(&self.parameters, &self.workspace);
+                all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
+            }
+            Ok(all)
+        })
     }
 
     fn record(&self, inputs: &[&Vec<u32>]) -> Result<(Embeddings, Recording), TowerError> {
-        let exec = Exec::recording(&self.parameters, &self.workspace);
-        let output = self.forward(&exec, inputs, &mut ignore)?;
-        Ok(Recording::end(exec, output))
+        on_a_worker(|| {
+            let exec = Exec::recording(&self.parameters, &self.workspace);
+            let output = self.forward(&exec, inputs, &mut ignore)?;
+            Ok(Recording::end(exec, output))
+        })
     }
 
     fn backward(&self, recording: Recording, gradient: &Embeddings, into: &mut Gradients) {
-        recording.send_back(gradient, &self.parameters, &self.workspace, into);
+        on_a_worker(|| recording.send_back(gradient, &self.parameters, &self.workspace, into));
     }
 
     fn parameters(&self) -> &[Parameter] {
@@ -403,22 +456,26 @@ impl Tower for ImageTower {
     }
 
     fn embed(&self, inputs: &[&Pixels]) -> Result<Embeddings, TowerError> {
-        let mut all = Embeddings::zeros(0, self.width());
-        for pass in inputs.chunks(IMAGES_PER_PASS) {
-            let exec = Exec::inferring(&self.parameters, &self.workspace);
-            all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
-        }
-        Ok(all)
+        on_a_worker(|| {
+            let mut all = Embeddings::zeros(0, self.width());
+            for pass in inputs.chunks(IMAGES_PER_PASS) {
+                let exec = Exec::inferring(&self.parameters, &self.workspace);
+                all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
+            }
+            Ok(all)
+        })
     }
 
     fn record(&self, inputs: &[&Pixels]) -> Result<(Embeddings, Recording), TowerError> {
-        let exec = Exec::recording(&self.parameters, &self.workspace);
-        let output = self.forward(&exec, inputs, &mut ignore)?;
-        Ok(Recording::end(exec, output))
+        on_a_worker(|| {
+            let exec = Exec::recording(&self.parameters, &self.workspace);
+            let output = self.forward(&exec, inputs, &mut ignore)?;
+            Ok(Recording::end(exec, output))
+        })
     }
 
     fn backward(&self, recording: Recording, gradient: &Embeddings, into: &mut Gradients) {
-        recording.send_back(gradient, &self.parameters, &self.workspace, into);
+        on_a_worker(|| recording.send_back(gradient, &self.parameters, &self.workspace, into));
     }
 
     fn parameters(&self) -> &[Parameter] {

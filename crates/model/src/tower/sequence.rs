@@ -3,12 +3,12 @@
 //! In:  [`Sequence`]s. Out: a row per sequence, or per token that takes part, and gradients.
 //! Parity: `testdata/parity/cross_encoders`, `testdata/parity/colbert`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
-use conjoin_engine::{Exec, Tensor, TokenBatch};
+use conjoin_engine::{Exec, Precision, Tensor, TokenBatch};
 
-use super::{Observe, Recording, TextTower, ignore, rows};
+use super::{Observe, Recording, TextTower, ignore, on_a_worker, rows};
 use crate::{EncoderInput, EncoderSpec, ModelErrorKind, NameMap};
 
 /// One text, or two joined, as an encoder reads it.
@@ -43,6 +43,15 @@ pub struct SequenceTower {
 }
 
 impl SequenceTower {
+    /// As [`TextTower::set_precision`].
+    pub fn set_precision(
+        &mut self,
+        precision: Precision,
+        exceptions: &BTreeMap<String, Precision>,
+    ) {
+        self.text.set_precision(precision, exceptions);
+    }
+
     /// A tower with weights from `map`, and fresh ones from `seed` where the map has none.
     ///
     /// # Errors
@@ -133,18 +142,22 @@ impl Tower for SequenceTower {
     }
 
     fn embed(&self, inputs: &[&Sequence]) -> Result<Embeddings, TowerError> {
-        let mut all = Embeddings::zeros(0, self.width());
-        for pass in TextTower::passes(inputs, |input| input.ids.len()) {
-            let exec = Exec::inferring(&self.text.parameters, &self.text.workspace);
-            all.append(&rows(&self.forward(&exec, pass, &mut ignore)?));
-        }
-        Ok(all)
+        on_a_worker(|| {
+            let mut all = Embeddings::zeros(0, self.width());
+            for pass in TextTower::passes(inputs, |input| input.ids.len()) {
+                let exec = Exec::inferring(&self.text.parameters, &self.text.workspace);
+                all.append(&rows(&self.forward(&exec, pass, &mut ignore)?));
+            }
+            Ok(all)
+        })
     }
 
     fn record(&self, inputs: &[&Sequence]) -> Result<(Embeddings, Recording), TowerError> {
-        let exec = Exec::recording(&self.text.parameters, &self.text.workspace);
-        let output = self.forward(&exec, inputs, &mut ignore)?;
-        Ok(Recording::end(exec, output))
+        on_a_worker(|| {
+            let exec = Exec::recording(&self.text.parameters, &self.text.workspace);
+            let output = self.forward(&exec, inputs, &mut ignore)?;
+            Ok(Recording::end(exec, output))
+        })
     }
 
     fn backward(&self, recording: Recording, gradient: &Embeddings, into: &mut Gradients) {
