@@ -8,18 +8,15 @@
 //!         first and rounds to bytes. Parity: `testdata/parity/preprocess`, bit-exact with
 //!         Pillow 12; Pillow 13 differs by one level where height shrinks much more than width.
 
+mod turn;
+
 use serde::{Deserialize, Serialize};
 
+use self::turn::{line_bytes, turn};
 use crate::Pixels;
 
 /// Bits after the binary point of a weight: 32, less 8 for the pixel and 2 for overshoot.
 const FRACTION_BITS: u32 = 32 - 8 - 2;
-
-/// Rows that the horizontal pass works on at a time.
-const BLOCK_ROWS: usize = 16;
-
-/// Bytes of one column of such a block.
-const LANES: usize = BLOCK_ROWS * 3;
 
 /// How values between pixels are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,16 +90,30 @@ pub fn resize(
     );
     let columns = Weights::new(pixels.width(), width, (wanted.left, wanted.width), interpolation);
     let rows = Weights::new(pixels.height(), height, (wanted.top, wanted.height), interpolation);
-    let data = pulp::Arch::new().dispatch(|| {
-        let narrow = resize_columns(pixels, &columns, rows.reach());
-        resize_rows(&narrow, wanted.width * 3, &rows)
-    });
+    let stride = pixels.width() * 3;
+    let used = rows.origin * stride..(rows.origin + rows.reach) * stride;
+    let narrow = turn(&pixels.data()[used], stride, &columns); // [columns, rows, 3]
+    let lines = turn(&narrow, line_bytes(rows.reach), &rows.at_origin()); // [rows, columns, 3]
+    let data = without_filling(lines, wanted.width);
     Pixels::new(wanted.width, wanted.height, data).expect("both passes give the wanted size")
+}
+
+/// Rows of `width` pixels beside each other.
+fn without_filling(lines: Vec<u8>, width: usize) -> Vec<u8> {
+    let filled = line_bytes(width);
+    if filled == width * 3 {
+        return lines;
+    }
+    lines.chunks_exact(filled).flat_map(|line| &line[..width * 3]).copied().collect()
 }
 
 /// For each output position, the run of input positions it is made of and their weights.
 struct Weights {
-    /// First input position and number of positions, per output position.
+    /// First input position that is used.
+    origin: usize,
+    /// Input positions from there to the last one used.
+    reach: usize,
+    /// First input position, counted from the origin, and number of positions, per output position.
     runs: Vec<(usize, usize)>,
     /// The weights of output `i` start at `i * stride`.
     stride: usize,
@@ -134,7 +145,10 @@ impl Weights {
             }
             runs.push((first, end - first));
         }
-        Self { runs, stride, values }
+        let origin = runs.iter().map(|run| run.0).min().unwrap_or(0);
+        runs.iter_mut().for_each(|run| run.0 -= origin);
+        let reach = runs.iter().map(|run| run.0 + run.1).max().unwrap_or(0);
+        Self { origin, reach, runs, stride, values }
     }
 
     fn of(&self, out: usize) -> (usize, &[i32]) {
@@ -142,11 +156,9 @@ impl Weights {
         (first, &self.values[out * self.stride..][..n])
     }
 
-    /// First input position used, and one past the last.
-    fn reach(&self) -> (usize, usize) {
-        let first = self.runs.iter().map(|run| run.0).min();
-        let end = self.runs.iter().map(|run| run.0 + run.1).max();
-        first.zip(end).expect("at least one output is wanted")
+    /// The same for an input that begins at the origin.
+    fn at_origin(self) -> Self {
+        Self { origin: 0, ..self }
     }
 }
 
@@ -163,72 +175,3 @@ fn to_byte(sum: i32) -> u8 {
 
 /// One half, so that the shift in [`to_byte`] rounds.
 const HALF: i32 = 1 << (FRACTION_BITS - 1);
-
-/// Rows of the picture with new columns, and which row is the first.
-struct Narrow {
-    first_row: usize,
-    data: Vec<u8>,
-}
-
-/// The horizontal pass over rows `reach`. It works on blocks of rows that are stored column by
-/// column, so that the innermost loop runs over neighbouring bytes with one weight.
-#[inline(always)]
-fn resize_columns(pixels: &Pixels, columns: &Weights, reach: (usize, usize)) -> Narrow {
-    let n_rows = reach.1 - reach.0;
-    let width = columns.runs.len();
-    let mut data = vec![0; n_rows * width * 3];
-    let (first_column, end_column) = columns.reach();
-    let mut block = vec![[0_u8; LANES]; end_column - first_column];
-    for (i, into) in data.chunks_mut(BLOCK_ROWS * width * 3).enumerate() {
-        let top = reach.0 + i * BLOCK_ROWS;
-        for lane in 0..into.len() / (width * 3) {
-            let row = &pixels.row(top + lane)[first_column * 3..end_column * 3];
-            for (column, pixel) in block.iter_mut().zip(row.as_chunks::<3>().0) {
-                column[lane * 3..lane * 3 + 3].copy_from_slice(pixel);
-            }
-        }
-        for out in 0..width {
-            let (first, weights) = columns.of(out);
-            let mut sums = [HALF; LANES];
-            for (column, &weight) in block[first - first_column..].iter().zip(weights) {
-                for (sum, &byte) in sums.iter_mut().zip(column) {
-                    *sum += i32::from(byte) * weight;
-                }
-            }
-            let bytes = sums.map(to_byte);
-            for (row, pixel) in into.chunks_exact_mut(width * 3).zip(bytes.as_chunks::<3>().0) {
-                row[out * 3..out * 3 + 3].copy_from_slice(pixel);
-            }
-        }
-    }
-    Narrow { first_row: reach.0, data }
-}
-
-/// The vertical pass, over rows of `stride` bytes.
-#[inline(always)]
-fn resize_rows(narrow: &Narrow, stride: usize, rows: &Weights) -> Vec<u8> {
-    const CHUNK: usize = 64;
-    let mut data = vec![0; rows.runs.len() * stride];
-    for (out, into) in data.chunks_exact_mut(stride).enumerate() {
-        let (first, weights) = rows.of(out);
-        let source = &narrow.data[(first - narrow.first_row) * stride..];
-        let (chunks, rest) = into.as_chunks_mut::<CHUNK>();
-        for (i, chunk) in chunks.iter_mut().enumerate() {
-            let mut sums = [HALF; CHUNK];
-            for (row, &weight) in source.chunks_exact(stride).zip(weights) {
-                let bytes = &row[i * CHUNK..(i + 1) * CHUNK];
-                for (sum, &byte) in sums.iter_mut().zip(bytes) {
-                    *sum += i32::from(byte) * weight;
-                }
-            }
-            *chunk = sums.map(to_byte);
-        }
-        let done = stride - rest.len();
-        for (i, to) in rest.iter_mut().enumerate() {
-            let column = source.iter().skip(done + i).step_by(stride);
-            let sum = column.zip(weights).map(|(&byte, &weight)| i32::from(byte) * weight);
-            *to = to_byte(HALF + sum.sum::<i32>());
-        }
-    }
-    data
-}
