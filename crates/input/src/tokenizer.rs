@@ -7,6 +7,8 @@
 //!
 //! As in the reference, special tokens written in a text (`[SEP]`) count as such.
 
+mod ascii;
+
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -16,6 +18,7 @@ use tokenizers::{
     TruncationDirection,
 };
 
+use self::ascii::AsciiRules;
 use crate::{TokenizerError, WordPieceRules, quiet, tokenizer_files};
 
 /// Most bytes of a text: far more than any model reads, and tokenised in about a second.
@@ -58,8 +61,10 @@ pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
     vocabulary_size: usize,
     /// Special tokens before and after every text.
-    n_before: usize,
-    n_after: usize,
+    before: Arc<[u32]>,
+    after: Arc<[u32]>,
+    /// A shorter way for plain texts, where there is one.
+    ascii: Option<Arc<AsciiRules>>,
     pad_id: u32,
     stored_limit: Option<usize>,
     unknown_id: Option<u32>,
@@ -113,6 +118,10 @@ impl Tokenizer {
         let mask = probe.get_special_tokens_mask();
         let n_before = mask.iter().take_while(|&&special| special == 1).count();
         let n_after = mask[n_before..].iter().rev().take_while(|&&special| special == 1).count();
+        let before = probe.get_ids()[..n_before].into();
+        let after = probe.get_ids()[probe.len() - n_after..].into();
+        let whole = probe.len() == n_before + 1 + n_after;
+        let ascii = if whole { AsciiRules::of(&inner).map(Arc::new) } else { None };
         let padding = stored.unwrap_or_else(|| default_padding(&inner, probe.get_ids()));
         let ids = inner.get_vocab(true).into_values().chain(probe.get_ids().iter().copied());
         let vocabulary_size = ids.max().map_or(0, |id| id as usize + 1);
@@ -126,7 +135,7 @@ impl Tokenizer {
         inner.with_padding(Some(PaddingParams { strategy, pad_to_multiple_of: None, ..padding }));
         let unknown_id = unknown_id(&inner).or(written.model.unk_id);
         let inner = Arc::new(inner);
-        Ok(Self { inner, vocabulary_size, n_before, n_after, pad_id, stored_limit, unknown_id })
+        Ok(Self { inner, vocabulary_size, before, after, ascii, pad_id, stored_limit, unknown_id })
     }
 
     /// Makes BERT's uncased WordPiece tokenizer from its `vocab.txt`, one token per line.
@@ -197,7 +206,7 @@ impl Tokenizer {
     /// Number of special tokens before and after every text.
     #[must_use]
     pub fn special_around(&self) -> (usize, usize) {
-        (self.n_before, self.n_after)
+        (self.before.len(), self.after.len())
     }
 
     /// The most tokens the file itself cut a text to. Nothing here cuts by it.
@@ -235,21 +244,36 @@ impl Tokenizer {
     /// When the text is longer than [`MAX_TEXT_BYTES`], or `max_tokens` leaves no room for the
     /// special tokens.
     pub fn encode(&self, text: &str, max_tokens: usize) -> Result<Tokens, TokenizerError> {
-        let needed = self.n_before + self.n_after;
+        let (before, after) = self.special_around();
+        let needed = before + after;
         if max_tokens < needed {
             return Err(TokenizerError::TooFewTokens { found: max_tokens, needed });
         }
         check_length(text)?;
+        let mut ids = self.encode_whole(text)?;
+        let total = ids.len();
+        if total > max_tokens {
+            ids.drain(max_tokens - after..total - after);
+        }
+        Ok(Tokens { ids, total })
+    }
+
+    /// All ids of a text, special tokens included.
+    fn encode_whole(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let mut ids = self.before.to_vec();
+        if self.encode_ascii(text, &mut ids) {
+            ids.extend_from_slice(&self.after);
+            return Ok(ids);
+        }
         // Some contradictions show only now.
         let encoding = quiet::catch(|| self.inner.encode_fast(text, true))
             .unwrap_or_else(|| Err(CONTRADICTION.into()))
             .map_err(TokenizerError::Encode)?;
-        let mut ids = encoding.get_ids().to_vec();
-        let total = ids.len();
-        if total > max_tokens {
-            ids.drain(max_tokens - self.n_after..total - self.n_after);
-        }
-        Ok(Tokens { ids, total })
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn encode_ascii(&self, text: &str, ids: &mut Vec<u32>) -> bool {
+        self.ascii.as_ref().is_some_and(|rules| rules.encode(&self.inner, text, ids))
     }
 
     /// The ids of a text without special tokens, all of them.
@@ -258,6 +282,10 @@ impl Tokenizer {
     /// When the text is longer than [`MAX_TEXT_BYTES`].
     pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         check_length(text)?;
+        let mut ids = Vec::new();
+        if self.encode_ascii(text, &mut ids) {
+            return Ok(ids);
+        }
         let encoding = self.inner.encode_fast(text, false).map_err(TokenizerError::Encode)?;
         Ok(encoding.get_ids().to_vec())
     }

@@ -187,3 +187,56 @@ fn knows_its_unknown_token_and_the_middle_length() {
     assert_eq!(small().encode_bare("a dog").unwrap(), [5, 1]);
     assert_eq!(small().stored_limit(), None);
 }
+
+/// BERT's own vocabulary, as it is and with case.
+static BERT: LazyLock<[Tokenizer; 2]> = LazyLock::new(|| {
+    let path = "../../assets/tokenizers/bert-base-uncased.vocab.txt";
+    let vocabulary = fs_err::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let cased = WordPieceRules { lowercase: false, ..WordPieceRules::default() };
+    [WordPieceRules::default(), cased]
+        .map(|rules| Tokenizer::from_vocabulary(&vocabulary, rules).unwrap())
+});
+
+#[track_caller]
+fn check_plain(text: &str) {
+    for tokenizer in BERT.iter().chain([&small()]) {
+        let whole = tokenizer.inner.encode_fast(text, true).unwrap();
+        assert_eq!(tokenizer.encode(text, usize::MAX).unwrap().ids, whole.get_ids(), "{text:?}");
+        let bare = tokenizer.inner.encode_fast(text, false).unwrap();
+        assert_eq!(tokenizer.encode_bare(text).unwrap(), bare.get_ids(), "{text:?}");
+    }
+}
+
+#[test]
+fn plain_texts_take_the_shorter_way() {
+    for tokenizer in BERT.iter() {
+        let takes = |text| tokenizer.encode_ascii(text, &mut Vec::new());
+        assert!(takes("Delta 1/2 in. x 3-handle (chrome)") && takes(""));
+        assert!(!takes("caf\u{e9}") && !takes("a [SEP] b") && !takes("a\tb"));
+    }
+    assert!(CLIP.ascii.is_none());
+}
+
+#[test]
+fn plain_texts_get_the_same_ids_by_the_shorter_way() {
+    let long = "a".repeat(101);
+    let just = "unaffable".repeat(11);
+    for text in
+        ["", " ", "  a  b ", "don't (stop)!!", "x$y^z~`|<=>+", &long, &just, "UNaffable 12in"]
+    {
+        check_plain(text);
+    }
+}
+
+proptest! {
+    #[test]
+    fn prop_plain_texts_get_the_same_ids_by_the_shorter_way(
+        text in "[ -~]{0,60}",
+        words in prop::collection::vec("[a-zA-Z]{1,12}[ .,'/-]{1,2}", 0..12),
+        other in "[ -~\\t\u{e9}\u{4e2d}]{0,20}",
+    ) {
+        check_plain(&text);
+        check_plain(&words.concat());
+        check_plain(&other);
+    }
+}
