@@ -343,6 +343,14 @@ impl ImageTower {
         })
     }
 
+    /// A convolution's layers are large and its products small: of one picture they stay in the caches.
+    fn images_per_pass(&self) -> usize {
+        match self.body {
+            Body::Transformer(_) => IMAGES_PER_PASS,
+            Body::MobileNet(_) => 1,
+        }
+    }
+
     fn check(&self, inputs: &[&Pixels]) -> Result<(), TowerError> {
         let fits = |p: &&Pixels| p.width() == self.size && p.height() == self.size;
         match inputs.iter().position(|p| !fits(p)) {
@@ -458,7 +466,7 @@ impl Tower for ImageTower {
     fn embed(&self, inputs: &[&Pixels]) -> Result<Embeddings, TowerError> {
         on_a_worker(|| {
             let mut all = Embeddings::zeros(0, self.width());
-            for pass in inputs.chunks(IMAGES_PER_PASS) {
+            for pass in inputs.chunks(self.images_per_pass()) {
                 let exec = Exec::inferring(&self.parameters, &self.workspace);
                 all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
             }

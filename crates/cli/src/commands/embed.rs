@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use conjoin_core::{
     ArtifactWriter, Embedder, Embeddings, MANIFEST_FILE, Manifest, Modality, Progress, Stop, Task,
     TokenUse,
@@ -28,6 +28,9 @@ use crate::{
 /// The manifest's format of a folder of vectors, and its version.
 const VECTORS_FORMAT: &str = "vectors";
 const VECTORS_VERSION: u32 = 1;
+
+/// Files of pictures that are read before they are embedded together.
+const PICTURES_PER_BLOCK: usize = 128;
 
 /// The vectors of one modality with the id of each.
 #[derive(Default)]
@@ -56,18 +59,22 @@ pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcom
     let model = args.reading.apply(models::open_as(&found.folder, &args.choice)?)?;
     let task = Task::named(&args.task);
     let (mut text, mut image) = (Part::default(), Part::default());
-    for input in &args.inputs {
-        if input.join(MANIFEST_FILE).exists() {
+    for group in args.inputs.chunk_by(|a, b| is_picture(a) && is_picture(b)) {
+        let input = &group[0];
+        if is_picture(input) {
+            for files in group.chunks(PICTURES_PER_BLOCK) {
+                embed_pictures(&model, files, &mut image, console)?;
+                stop.check()?;
+            }
+        } else if input.join(MANIFEST_FILE).exists() {
             embed_dataset((&model, &task), input, (&mut text, &mut image), console, stop)?;
         } else if input.is_dir() {
             bail!(
                 "`{}` is a folder but no dataset; make one with `conjoin curate`",
                 input.display()
             );
-        } else if input.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt")) {
-            embed_lines((&model, &task), input, &mut text, console)?;
         } else {
-            embed_picture(&model, input, &mut image, console)?;
+            embed_lines((&model, &task), input, &mut text, console)?;
         }
         stop.check()?;
     }
@@ -155,15 +162,28 @@ fn embed_lines(
     Ok(())
 }
 
-fn embed_picture(model: &Model, path: &PathBuf, image: &mut Part, console: &Console) -> Result<()> {
-    let bytes = fs_err::read(path)?;
-    let vector = model.embed_images(&[&bytes])?.pop().context("one result per picture")?;
-    match vector {
-        Ok(vector) => image.push(&path.display().to_string(), &vector),
-        Err(error) => {
-            let cause =
-                std::error::Error::source(&error).map_or_else(String::new, |c| format!(": {c}"));
-            console.warn(&format!("`{}`: {error}{cause}", path.display()));
+/// Whether an input is neither a folder nor a file of lines.
+fn is_picture(input: &Path) -> bool {
+    let is_text = input.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"));
+    !is_text && !input.is_dir()
+}
+
+fn embed_pictures(
+    model: &Model,
+    files: &[PathBuf],
+    image: &mut Part,
+    console: &Console,
+) -> Result<()> {
+    let pictures: Vec<Vec<u8>> = files.iter().map(fs_err::read).collect::<Result<_, _>>()?;
+    let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+    for (file, vector) in files.iter().zip(model.embed_images(&pictures)?) {
+        match vector {
+            Ok(vector) => image.push(&file.display().to_string(), &vector),
+            Err(error) => {
+                let cause = std::error::Error::source(&error)
+                    .map_or_else(String::new, |c| format!(": {c}"));
+                console.warn(&format!("`{}`: {error}{cause}", file.display()));
+            }
         }
     }
     Ok(())
