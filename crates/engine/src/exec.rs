@@ -62,6 +62,11 @@ impl<'p> Exec<'p> {
         &self.parameters[id.0].value
     }
 
+    /// The precision of products that are not with a weight.
+    pub(crate) fn precision(&self) -> Precision {
+        self.workspace.precision()
+    }
+
     /// The precision of products with a weight. What is recorded is not computed of bytes.
     pub(crate) fn precision_of(&self, weight: ParamId) -> Precision {
         self.workspace.precision_of(weight).trainable_if(self.is_recording())

@@ -374,40 +374,6 @@ fn grad_layer_norm_without_bias() {
 }
 
 #[test]
-fn grad_rotate() {
-    let offsets: Arc<[usize]> = Arc::new([0, 2, 7]);
-    let (heads, c) = (3, 6);
-    let d = heads * c;
-    for pairing in [Pairing::Halves, Pairing::Neighbours] {
-        let table = Arc::new(RotaryTable::sequence(5, c / 2, 100.0, pairing));
-        let plain = |p: &[Vec<f64>]| -> Vec<f64> {
-            let x = transpose(&p[0], 3 * d);
-            let mut y = x.clone();
-            let places = offsets.windows(2).flat_map(|s| 0..s[1] - s[0]);
-            for (token, position) in places.enumerate() {
-                for head in 0..2 * heads {
-                    for pair in 0..c / 2 {
-                        let angle = position as f64 * 100_f64.powf(-2.0 * pair as f64 / c as f64);
-                        let (i, j) = match pairing {
-                            Pairing::Halves => (pair, pair + c / 2),
-                            Pairing::Neighbours => (2 * pair, 2 * pair + 1),
-                        };
-                        let at = token * 3 * d + head * c;
-                        let (a, b) = (x[at + i], x[at + j]);
-                        y[at + i] = a * angle.cos() - b * angle.sin();
-                        y[at + j] = b * angle.cos() + a * angle.sin();
-                    }
-                }
-            }
-            y
-        };
-        check(vec![random(7 * 3 * d, 1)], (7, 3 * d), &plain, &|exec, x| {
-            exec.rotate(x, &offsets, &table)
-        });
-    }
-}
-
-#[test]
 fn grad_probe() {
     let offsets: Arc<[usize]> = Arc::new([0, 1, 6]);
     let (heads, c) = (2, 5);
@@ -469,6 +435,23 @@ enum Added {
     Nothing,
     Alibi,
     Buckets,
+    /// Not to the scores: queries and keys are turned.
+    Rotary(Pairing),
+}
+
+/// The angle of a pair of channels at a position.
+fn angle(position: usize, pair: usize, c: usize) -> f64 {
+    position as f64 * 100_f64.powf(-2.0 * pair as f64 / c as f64)
+}
+
+/// Channel `x` of a head at a position, turned.
+fn turned(pairing: Pairing, c: usize, (position, x): (usize, usize), at: impl Fn(usize) -> f64) -> f64 {
+    let (pair, first, other) = match pairing {
+        Pairing::Halves => (x % (c / 2), x < c / 2, (x + c / 2) % c),
+        Pairing::Neighbours => (x / 2, x.is_multiple_of(2), x ^ 1),
+    };
+    let (sin, cos) = angle(position, pair, c).sin_cos();
+    if first { at(x) * cos - at(other) * sin } else { at(x) * cos + at(other) * sin }
 }
 
 /// The bucket of `j − i`: three of them.
@@ -504,6 +487,15 @@ fn grad_attention() {
     }
 }
 
+#[test]
+fn grad_attention_turned_to_positions() {
+    for pairing in [Pairing::Halves, Pairing::Neighbours] {
+        for (mask, reach) in [(Mask::Bidirectional, None), (Mask::Causal, Some(3))] {
+            check_attention(&[0, 2, 9], (2, 6), (mask, reach, None), Added::Rotary(pairing));
+        }
+    }
+}
+
 /// Tokens behind the visible ones look at those before; some see nothing at all through their window.
 #[test]
 fn grad_attention_to_visible_tokens() {
@@ -526,7 +518,7 @@ fn check_attention(
     let (tokens, d) = (offsets[offsets.len() - 1], heads * c);
     let slope = |head: usize| 0.5 / (head + 1) as f32;
     let bias = match added {
-        Added::Nothing => None,
+        Added::Nothing | Added::Rotary(_) => None,
         Added::Alibi => Some(DistanceBias::Alibi((0..heads).map(slope).collect())),
         Added::Buckets => {
             let n = 50;
@@ -540,14 +532,18 @@ fn check_attention(
         for (sequence, s) in offsets.windows(2).enumerate() {
             for head in 0..heads {
                 let add = |i: usize, j: usize| match added {
-                    Added::Nothing => 0.0,
+                    Added::Nothing | Added::Rotary(_) => 0.0,
                     Added::Alibi => -f64::from(slope(head)) * i.abs_diff(j) as f64,
                     Added::Buckets => p[1][bucket(i, j) * heads + head],
                 };
                 let seen = visible.as_ref().map_or(tokens, |visible| visible[sequence]);
                 let rule = (mask, reach.unwrap_or(tokens), seen);
                 let value = attend((s[1] - s[0], c), rule, add, |block, token, x| {
-                    qkv[(s[0] + token) * 3 * d + block * d + head * c + x]
+                    let at = |x| qkv[(s[0] + token) * 3 * d + block * d + head * c + x];
+                    match added {
+                        Added::Rotary(pairing) if block < 2 => turned(pairing, c, (token, x), at),
+                        _ => at(x),
+                    }
                 });
                 for (i, v) in value.iter().enumerate() {
                     out[(s[0] + i / c) * d + head * c + i % c] = *v;
@@ -556,7 +552,13 @@ fn check_attention(
         }
         out
     };
-    let spec = AttentionSpec { heads, mask, reach, bias, visible: visible.clone() };
+    let rotary = match added {
+        Added::Rotary(pairing) => {
+            Some(Arc::new(RotaryTable::sequence(tokens, c / 2, 100.0, pairing)))
+        }
+        Added::Nothing | Added::Alibi | Added::Buckets => None,
+    };
+    let spec = AttentionSpec { heads, mask, reach, bias, rotary, visible: visible.clone() };
     let mut values = vec![random(tokens * 3 * d, 1)];
     if added == Added::Buckets {
         values.push(random(3 * heads, 2));

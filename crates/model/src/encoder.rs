@@ -266,16 +266,13 @@ impl Encoder {
         (layer, sight): (usize, Sight<'_>),
     ) -> Tensor {
         let longest = sight.offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0);
-        let (table, reach) = self.places.of_layer(layer, longest);
-        let mut qkv = qkv.clone(); // [t, 3d]
-        if let Some(table) = table {
-            qkv = exec.rotate(&qkv, sight.offsets, &table);
-        }
+        let (rotary, reach) = self.places.of_layer(layer, longest);
         let rule = &self.spec.attention;
         let bias = self.places.bias(longest);
         let visible = sight.visible.cloned();
-        let spec = AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias, visible };
-        let mixed = exec.attention(&qkv, sight.offsets, spec); // [t, d]
+        let spec =
+            AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias, rotary, visible };
+        let mixed = exec.attention(qkv, sight.offsets, spec); // [t, d]
         let onto = Onto { residual: x, factors: b.attention_scale };
         exec.linear_onto(onto, self.before(b.inner_norm), &mixed, b.out)
     }

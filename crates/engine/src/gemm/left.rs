@@ -140,7 +140,7 @@ impl Row<'_, '_> {
 }
 
 #[inline(always)]
-fn to_pairs(to: &mut [u16], values: &[f32]) {
+pub(super) fn to_pairs(to: &mut [u16], values: &[f32]) {
     for (to, x) in to.iter_mut().zip(values) {
         *to = to_bf16(*x);
     }
@@ -215,7 +215,7 @@ fn pack_tile(words: &mut [u32], a: &[f32], (m, first): (usize, usize), precision
 }
 
 #[inline(always)]
-fn pair(x: [f32; 2]) -> u32 {
+pub(super) fn pair(x: [f32; 2]) -> u32 {
     let [low, high] = x.map(|x| u32::from(to_bf16(x)));
     low | high << 16
 }

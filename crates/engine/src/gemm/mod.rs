@@ -18,6 +18,7 @@ pub use packed::Precision;
 pub(crate) use left::{Left, Level, Row, convert};
 pub(crate) use packed::PackedMatrix;
 pub(crate) use product::{Epilogue, Product};
+pub(crate) use tile::{TileKernel, Words};
 
 use crate::tensor::Pool;
 

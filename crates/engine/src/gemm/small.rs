@@ -1,39 +1,273 @@
-//! Products of small matrices on the calling thread, for work that is already shared out.
+//! Products within a task of one thread.
 //!
-//! In:  strided views, memory to pack into. Out: `out = a · b`.
+//! In:  a [`Task`] that packs matrices and multiplies them as often as it likes. Out: sums, row by row.
+//! A task enters the machine's vector instructions once. Every sum runs over the inner dimension in
+//! order, so it depends neither on how rows are cut nor on which columns are asked for.
+//! Not here: sharing work out (`product` for large products).
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
 
 use super::{
-    MatRef,
-    left::{Left, pack_tiles_here, tile_words},
-    packed::{PackedMatrix, Precision},
-    product::{Epilogue, Product},
+    MatRef, kernels,
+    left::{pair, to_pairs},
+    packed::Precision,
+    tile::{MAX_ROWS, MAX_WIDTH, TileKernel, VECTORS, Words},
 };
 use crate::aligned::Aligned;
 
-/// Memory for packed matrices.
-#[derive(Debug, Default)]
-pub(crate) struct ProductScratch {
-    tiles: Aligned,
-    right: PackedMatrix,
+/// Work that multiplies.
+pub(crate) trait Task {
+    /// Does it. To be marked `#[inline(always)]`, with all that it calls, so that it is compiled for the
+    /// machine's vectors.
+    fn run<S: Simd, K: TileKernel>(self, tiles: Tiles<S, K>);
 }
 
-impl ProductScratch {
-    /// `out = a · b`; `a` has contiguous rows, or is the transpose of a row-major matrix.
+/// Runs a task whose products are of `f32`, or of bf16 in every other precision.
+pub(crate) fn run(task: impl Task, precision: Precision) {
+    Arch::new().dispatch(Dispatched { task, precision });
+}
+
+struct Dispatched<T> {
+    task: T,
+    precision: Precision,
+}
+
+impl<T: Task> WithSimd for Dispatched<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let words = match self.precision {
+            Precision::F32 => return self.task.run(Tiles { simd, kernel: kernels::F32(simd), per_word: 1 }),
+            Precision::Bf16 | Precision::Int8 => 2,
+        };
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kernel) = kernels::avx512::Bf16::detect().filter(|_| S::F32_LANES == 16) {
+            return self.task.run(Tiles { simd, kernel, per_word: words });
+        }
+        self.task.run(Tiles { simd, kernel: kernels::Bf16(simd), per_word: words });
+    }
+}
+
+/// The register tile within a task.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles<S, K> {
+    simd: S,
+    kernel: K,
+    /// Numbers in a word: one `f32` or two bf16.
+    per_word: usize,
+}
+
+/// A right matrix `[k, n]` in panels, as [`super::PackedMatrix`] has them.
+#[derive(Debug, Default)]
+pub(crate) struct Panels {
+    words: Aligned,
+    k_words: usize,
+    n: usize,
+}
+
+impl Panels {
+    /// (First column, words) of every panel of a `[k, n]` matrix that is to be written.
+    #[inline(always)]
+    fn shape<K: TileKernel>(
+        &mut self,
+        k_words: usize,
+        n: usize,
+    ) -> impl Iterator<Item = (usize, &mut [u32])> {
+        (self.k_words, self.n) = (k_words, n);
+        let words = self.words.at_least(k_words * n.next_multiple_of(K::LANES));
+        let words: &mut [u32] = bytemuck::cast_slice_mut(words);
+        let width = VECTORS * K::LANES;
+        words.chunks_mut(k_words * width).enumerate().map(move |(i, panel)| (i * width, panel))
+    }
+}
+
+impl<S: Simd, K: TileKernel> Tiles<S, K> {
+    /// Numbers in a word.
+    #[inline(always)]
+    pub(crate) fn per_word(self) -> usize {
+        self.per_word
+    }
+
+    /// The most rows of a register tile.
+    #[inline(always)]
+    pub(crate) fn rows(self) -> usize {
+        K::ROWS
+    }
+
+    /// Rows of numbers as rows of words, in place for `f32`, else in `room`.
     ///
     /// # Shapes
-    /// `a`: `[m, k]`, `b`: `[k, n]`, `out`: `[m, n]`, row-major.
-    pub(crate) fn multiply(&mut self, out: &mut [f32], a: MatRef<'_>, b: MatRef<'_>) {
-        let (m, k, n) = (a.rows, b.rows, b.cols);
-        debug_assert!(a.cols == k && out.len() == m * n, "[{m}, {k}] · [{k}, {n}]");
-        self.right.pack_again(b, Precision::F32);
-        let left = if a.col_stride == 1 {
-            Left::in_place(a.data, m, a.row_stride)
-        } else {
-            let tiles = self.tiles.at_least(tile_words(m, k));
-            let tiles: &mut [u32] = bytemuck::cast_slice_mut(tiles);
-            pack_tiles_here(tiles, &a.data[..k * m], m, Precision::F32);
-            Left::tiles(tiles, m, k)
-        };
-        Product { left, right: &self.right, epilogue: Epilogue::NONE }.run_here(out, n);
+    /// `rows`: `[m, k]`, `k` a whole number of words, or `m` rows are one.
+    #[inline(always)]
+    pub(crate) fn words<'a>(self, rows: &'a [f32], k: usize, room: &'a mut Aligned) -> &'a [u32] {
+        if self.per_word == 1 {
+            return bytemuck::cast_slice(rows);
+        }
+        let k_words = k.div_ceil(2);
+        let room = room.at_least(rows.len() / k * k_words);
+        for (words, row) in room.chunks_exact_mut(k_words).zip(rows.chunks_exact(k)) {
+            to_pairs(bytemuck::cast_slice_mut(words), row);
+        }
+        bytemuck::cast_slice(room)
+    }
+
+    /// Rows of numbers as words along the columns, in place for `f32`, else in `room`: word `j` of row `i`
+    /// holds number `j` of as many rows as there are numbers in a word.
+    ///
+    /// # Shapes
+    /// `rows`: `[m, n]`, result: `[m / per word, n]`.
+    #[inline(always)]
+    pub(crate) fn column_words<'a>(
+        self,
+        rows: &'a [f32],
+        n: usize,
+        room: &'a mut Aligned,
+    ) -> &'a [u32] {
+        if self.per_word == 1 {
+            return bytemuck::cast_slice(rows);
+        }
+        let room = room.at_least((rows.len() / n).div_ceil(2) * n);
+        let words: &mut [u32] = bytemuck::cast_slice_mut(room);
+        for (words, rows) in words.chunks_exact_mut(n).zip(rows.chunks(2 * n)) {
+            let (even, odd) = rows.split_at(n);
+            if odd.is_empty() {
+                words.iter_mut().zip(even).for_each(|(to, x)| *to = pair([*x, 0.0]));
+            } else {
+                let pairs = words.iter_mut().zip(even.iter().zip(odd));
+                pairs.for_each(|(to, (x, y))| *to = pair([*x, *y]));
+            }
+        }
+        words
+    }
+
+    /// Packs `b`, `[k, n]`, whose rows are contiguous.
+    #[inline(always)]
+    pub(crate) fn pack(self, b: MatRef<'_>, panels: &mut Panels) {
+        for (first, panel) in panels.shape::<K>(b.rows.div_ceil(self.per_word), b.cols) {
+            match self.per_word {
+                1 => pack_rows::<1>(panel, b, first, |[x]| x.to_bits()),
+                _ => pack_rows::<2>(panel, b, first, pair),
+            }
+        }
+    }
+
+    /// Packs `[n, k]` words as columns.
+    #[inline(always)]
+    pub(crate) fn pack_transposed(self, rows: &[u32], k_words: usize, panels: &mut Panels) {
+        let n = rows.len() / k_words;
+        for (first, panel) in panels.shape::<K>(k_words, n) {
+            let width = panel.len() / k_words;
+            let columns = &rows[first * k_words..n.min(first + width) * k_words];
+            if columns.len() < panel.len() {
+                panel.fill(0);
+            }
+            for (j, column) in columns.chunks_exact(k_words).enumerate() {
+                for (to, word) in panel[j..].iter_mut().step_by(width).zip(column) {
+                    *to = *word;
+                }
+            }
+        }
+    }
+
+    /// Multiplies `rows` rows of words, from word `inner.start` on, by those panels of `right` that hold a
+    /// column of `columns`. `sink(row, first column, sums)` gets each row of each panel, whole vectors wide.
+    #[inline(always)]
+    pub(crate) fn multiply(
+        self,
+        (left, rows): (Words<'_>, usize),
+        right: &Panels,
+        (inner, columns): (Range<usize>, Range<usize>),
+        mut sink: impl FnMut(usize, usize, &[f32]),
+    ) {
+        let mut sums = Sums([0.0; MAX_ROWS * MAX_WIDTH]);
+        let full = VECTORS * K::LANES;
+        let n = right.n.next_multiple_of(K::LANES);
+        let words: &[u32] = bytemuck::cast_slice(right.words.as_ref());
+        let n_tiles = rows.div_ceil(K::ROWS);
+        for first in (columns.start / full * full..columns.end).step_by(full) {
+            let width = full.min(n - first);
+            let b = &words[first * right.k_words..][inner.start * width..inner.end * width];
+            for tile in 0..n_tiles {
+                // Even tiles: none is left with a row or two.
+                let (row, end) = (tile * rows / n_tiles, (tile + 1) * rows / n_tiles);
+                let a = left.from(row, inner.start);
+                let kernel = self.kernel;
+                self.simd.vectorize(OneTile { kernel, a, rows: end - row, b, width, sums: &mut sums });
+                for (r, sums) in (row..end).zip(sums.0.chunks_exact(width)) {
+                    sink(r, first, sums);
+                }
+            }
+        }
+    }
+}
+
+/// The sums of a tile.
+#[repr(align(64))]
+struct Sums([f32; MAX_ROWS * MAX_WIDTH]);
+
+/// One register tile: a function of its own, so that its many sizes are compiled once.
+struct OneTile<'a, K> {
+    kernel: K,
+    a: Words<'a>,
+    rows: usize,
+    b: &'a [u32],
+    width: usize,
+    sums: &'a mut Sums,
+}
+
+impl<K: TileKernel> WithSimd for OneTile<'_, K> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        const { assert!(VECTORS == 3, "one arm per number of vectors") };
+        match self.width / K::LANES {
+            1 => self.run::<1>(),
+            2 => self.run::<2>(),
+            _ => self.run::<VECTORS>(),
+        }
+    }
+}
+
+impl<K: TileKernel> OneTile<'_, K> {
+    #[inline(always)]
+    fn run<const V: usize>(self) {
+        let Self { kernel, a, b, sums: Sums(out), .. } = self;
+        match self.rows {
+            1 => kernel.tile::<1, V>(a, b, out, false),
+            2 => kernel.tile::<2, V>(a, b, out, false),
+            3 => kernel.tile::<3, V>(a, b, out, false),
+            4 => kernel.tile::<4, V>(a, b, out, false),
+            5 => kernel.tile::<5, V>(a, b, out, false),
+            6 => kernel.tile::<6, V>(a, b, out, false),
+            7 => kernel.tile::<7, V>(a, b, out, false),
+            _ => kernel.tile::<8, V>(a, b, out, false),
+        }
+    }
+}
+
+/// Writes `N` rows of `b` into each row of words of a panel, zeros behind the last row and column.
+#[inline(always)]
+fn pack_rows<const N: usize>(
+    panel: &mut [u32],
+    b: MatRef<'_>,
+    first: usize,
+    word: impl Fn([f32; N]) -> u32,
+) {
+    static ZEROS: [f32; MAX_WIDTH] = [0.0; MAX_WIDTH];
+    let width = panel.len() / b.rows.div_ceil(N);
+    let cols = width.min(b.cols - first);
+    for (i, words) in panel.chunks_exact_mut(width).enumerate() {
+        let rows: [&[f32]; N] = std::array::from_fn(|p| match i * N + p {
+            k if k < b.rows => &b.data[k * b.row_stride + first..][..cols],
+            _ => &ZEROS[..cols],
+        });
+        for (j, to) in words[..cols].iter_mut().enumerate() {
+            *to = word(rows.map(|row| row[j]));
+        }
+        words[cols..].fill(0);
     }
 }

@@ -51,13 +51,31 @@ pub(super) const fn tile_rows<S: Simd>() -> usize {
 
 /// Words of some rows of a left matrix: word `k` of row `r` is `words[r · row_stride + k · word_stride]`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Words<'a> {
+pub(crate) struct Words<'a> {
     pub(super) words: &'a [u32],
     pub(super) row_stride: usize,
     pub(super) word_stride: usize,
 }
 
-impl Words<'_> {
+impl<'a> Words<'a> {
+    /// Rows one behind the other, `stride` words apart.
+    #[inline(always)]
+    pub(crate) fn rows(words: &'a [u32], stride: usize) -> Self {
+        Self { words, row_stride: stride, word_stride: 1 }
+    }
+
+    /// The columns of a matrix of words whose rows lie `stride` apart.
+    #[inline(always)]
+    pub(crate) fn columns(words: &'a [u32], stride: usize) -> Self {
+        Self { words, row_stride: 1, word_stride: stride }
+    }
+
+    /// The rows from `row` on, from word `k` on.
+    #[inline(always)]
+    pub(super) fn from(self, row: usize, k: usize) -> Self {
+        Self { words: &self.words[row * self.row_stride + k * self.word_stride..], ..self }
+    }
+
     /// Whether `rows` rows of `k` words lie inside the slice.
     #[inline(always)]
     pub(super) fn has(self, rows: usize, k: usize) -> bool {
@@ -68,7 +86,7 @@ impl Words<'_> {
 }
 
 /// Sums products of words over the inner dimension.
-pub(super) trait TileKernel: Copy {
+pub(crate) trait TileKernel: Copy {
     /// Values of a vector.
     const LANES: usize;
     /// The most rows of a tile.

@@ -3,15 +3,7 @@
 //! `(x₀, x₁) → (x₀ cos α − x₁ sin α, x₁ cos α + x₀ sin α)`, values stay as they are. The backward turns
 //! the other way. Source: Su et al. 2021; on two axes as in EVA-02 (Fang et al. 2023).
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
-
-use crate::{
-    Exec, Tensor, simd,
-    tape::{Backward, BackwardPass, NodeId},
-    tensor::Buffer,
-};
 
 /// Which channels of a head of width `c` form a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,14 +47,19 @@ impl RotaryTable {
         Self::new(&angles.collect::<Vec<_>>(), pairs, pairing)
     }
 
+    /// Pairs per head, `c / 2`.
+    pub(super) fn pairs(&self) -> usize {
+        self.pairs
+    }
+
     /// Number of positions.
-    fn positions(&self) -> usize {
+    pub(super) fn positions(&self) -> usize {
         self.cos.len() / self.pairs
     }
 
     /// Turns the heads of `from` into `to`; `way` is 1 or −1.
     #[inline(always)]
-    fn turn(&self, to: &mut [f32], from: &[f32], position: usize, way: f32) {
+    pub(super) fn turn(&self, to: &mut [f32], from: &[f32], position: usize, way: f32) {
         let at = position * self.pairs..(position + 1) * self.pairs;
         let (cos, sin) = (&self.cos[at.clone()], &self.sin[at]);
         let c = 2 * self.pairs;
@@ -85,69 +82,5 @@ impl RotaryTable {
                 }
             }
         }
-    }
-}
-
-impl Exec<'_> {
-    /// Turns queries and keys of packed sequences.
-    ///
-    /// # Shapes
-    /// `qkv`, result: `[t, 3 d]`; `offsets`: `b + 1` positions.
-    ///
-    /// # Panics
-    /// When a sequence is longer than the table or the heads do not divide the width.
-    #[must_use]
-    pub fn rotate(&self, qkv: &Tensor, offsets: &Arc<[usize]>, table: &Arc<RotaryTable>) -> Tensor {
-        assert!((qkv.cols() / 3).is_multiple_of(2 * table.pairs), "heads divide the width");
-        let longest = offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0);
-        assert!(longest <= table.positions(), "a position for every token");
-        let positions = positions(offsets);
-        let mut y = self.take(qkv.values().len());
-        turn_rows(table, &positions, (y.as_mut(), qkv.values()), qkv.cols(), 1.0);
-        let backward = self.records(&[qkv], &[]).then(|| {
-            let node =
-                Rotate { qkv: qkv.node(), cols: qkv.cols(), positions, table: table.clone() };
-            Box::new(node) as Box<dyn Backward>
-        });
-        self.output((qkv.rows(), qkv.cols()), y, backward)
-    }
-}
-
-/// The place of each token in its sequence.
-fn positions(offsets: &[usize]) -> Vec<usize> {
-    offsets.windows(2).flat_map(|s| 0..s[1] - s[0]).collect()
-}
-
-fn turn_rows(
-    table: &RotaryTable,
-    positions: &[usize],
-    (to, from): (&mut [f32], &[f32]),
-    cols: usize,
-    way: f32,
-) {
-    let turned = cols / 3 * 2;
-    simd::for_row_blocks(to, cols, |first, to| {
-        let rows = from[first * cols..].chunks_exact(cols).zip(&positions[first..]);
-        for (to, (from, position)) in to.chunks_exact_mut(cols).zip(rows) {
-            table.turn(&mut to[..turned], &from[..turned], *position, way);
-            to[turned..].copy_from_slice(&from[turned..]);
-        }
-    });
-}
-
-struct Rotate {
-    qkv: Option<NodeId>,
-    cols: usize,
-    positions: Vec<usize>,
-    table: Arc<RotaryTable>,
-}
-
-impl Backward for Rotate {
-    fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, dy: Buffer) {
-        let Some(input) = self.qkv else { return };
-        let mut dx = cx.pool().take(dy.as_ref().len());
-        let buffers = (dx.as_mut(), dy.as_ref());
-        turn_rows(&self.table, &self.positions, buffers, self.cols, -1.0);
-        cx.give(input, dx);
     }
 }
