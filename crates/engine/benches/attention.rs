@@ -32,7 +32,12 @@ fn main() {
 }
 
 /// One shape in every precision, in turns.
-fn compare(name: &str, lengths: &[usize], (heads, c, mask): (usize, usize, Mask), wanted: &[String]) {
+fn compare(
+    name: &str,
+    lengths: &[usize],
+    (heads, c, mask): (usize, usize, Mask),
+    wanted: &[String],
+) {
     if !wanted.is_empty() && !wanted.iter().any(|w| w == name) {
         return;
     }

@@ -445,7 +445,12 @@ fn angle(position: usize, pair: usize, c: usize) -> f64 {
 }
 
 /// Channel `x` of a head at a position, turned.
-fn turned(pairing: Pairing, c: usize, (position, x): (usize, usize), at: impl Fn(usize) -> f64) -> f64 {
+fn turned(
+    pairing: Pairing,
+    c: usize,
+    (position, x): (usize, usize),
+    at: impl Fn(usize) -> f64,
+) -> f64 {
     let (pair, first, other) = match pairing {
         Pairing::Halves => (x % (c / 2), x < c / 2, (x + c / 2) % c),
         Pairing::Neighbours => (x / 2, x.is_multiple_of(2), x ^ 1),
@@ -542,7 +547,7 @@ fn check_attention(
                     let at = |x| qkv[(s[0] + token) * 3 * d + block * d + head * c + x];
                     match added {
                         Added::Rotary(pairing) if block < 2 => turned(pairing, c, (token, x), at),
-                        _ => at(x),
+                        Added::Nothing | Added::Alibi | Added::Buckets | Added::Rotary(_) => at(x),
                     }
                 });
                 for (i, v) in value.iter().enumerate() {

@@ -40,7 +40,9 @@ impl<T: Task> WithSimd for Dispatched<T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let words = match self.precision {
-            Precision::F32 => return self.task.run(Tiles { simd, kernel: kernels::F32(simd), per_word: 1 }),
+            Precision::F32 => {
+                return self.task.run(Tiles { simd, kernel: kernels::F32(simd), per_word: 1 });
+            }
             Precision::Bf16 | Precision::Int8 => 2,
         };
         #[cfg(target_arch = "x86_64")]
@@ -195,7 +197,14 @@ impl<S: Simd, K: TileKernel> Tiles<S, K> {
                 let (row, end) = (tile * rows / n_tiles, (tile + 1) * rows / n_tiles);
                 let a = left.from(row, inner.start);
                 let kernel = self.kernel;
-                self.simd.vectorize(OneTile { kernel, a, rows: end - row, b, width, sums: &mut sums });
+                self.simd.vectorize(OneTile {
+                    kernel,
+                    a,
+                    rows: end - row,
+                    b,
+                    width,
+                    sums: &mut sums,
+                });
                 for (r, sums) in (row..end).zip(sums.0.chunks_exact(width)) {
                     sink(r, first, sums);
                 }

@@ -126,7 +126,10 @@ impl Exec<'_> {
     ) -> Tensor {
         assert!(!self.is_recording(), "single queries are for inference");
         let (b, d) = (q.rows(), q.cols());
-        assert!(kv.cols() == 2 * d && queries.len() == b, "a query per sequence, of the keys' width");
+        assert!(
+            kv.cols() == 2 * d && queries.len() == b,
+            "a query per sequence, of the keys' width"
+        );
         let work = self.work((kv.rows(), d), offsets, spec);
         let unit = |(i, query): (usize, &usize)| {
             let sequence = offsets[i]..offsets[i + 1];

@@ -52,12 +52,15 @@ impl Backward for Attention {
         let diagonals: Vec<Vec<f32>> = pieces
             .into_par_iter()
             .with_max_len(1)
-            .map(|piece| SCRATCH.with_borrow_mut(|scratch| {
-                let mut diagonals = Vec::new();
-                let piece = Gradients { work, of, dy, piece, scratch, diagonals: &mut diagonals };
-                small::run(piece, work.precision);
-                diagonals
-            }))
+            .map(|piece| {
+                SCRATCH.with_borrow_mut(|scratch| {
+                    let mut diagonals = Vec::new();
+                    let piece =
+                        Gradients { work, of, dy, piece, scratch, diagonals: &mut diagonals };
+                    small::run(piece, work.precision);
+                    diagonals
+                })
+            })
             .collect();
         work.give_bias(cx, &units, diagonals.concat());
         if let Some(input) = self.qkv.node() {
@@ -78,7 +81,8 @@ impl Work {
     /// Cuts the gradients of sequences, rows `[t, 3 d]`, into pieces of some heads each.
     fn pieces<'a, 'o>(&self, units: &'a [Unit], mut out: &'o mut [f32]) -> Vec<Piece<'a, 'o>> {
         let heads = self.spec.heads;
-        let wanted = (PIECES_PER_THREAD * rayon::current_num_threads()).div_ceil(units.len().max(1));
+        let wanted =
+            (PIECES_PER_THREAD * rayon::current_num_threads()).div_ceil(units.len().max(1));
         let n = (1..=heads).find(|n| heads.is_multiple_of(*n) && *n >= wanted).unwrap_or(heads);
         let mut pieces = Vec::with_capacity(n * units.len());
         for unit in units {

@@ -51,9 +51,9 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The columns of `x` from `first` on.
+    /// The columns of `x` from `first` on; nothing where there are no rows.
     pub(super) fn of(x: &'a Tensor, first: usize) -> Self {
-        Self::new(&x.values()[first..], x.cols())
+        Self::new(x.values().get(first..).unwrap_or_default(), x.cols())
     }
 
     pub(super) fn new(values: &'a [f32], stride: usize) -> Self {
@@ -128,7 +128,7 @@ impl Work {
         let cut = |unit: Unit| {
             let wanted = if threads == 1 { 1 } else { self.cost(&unit).div_ceil(share) };
             let most = (unit.t / FEWEST_QUERIES).max(1);
-            let n = match wanted.min(most) {
+            let n = match wanted.clamp(1, most) {
                 n if n > threads => n / threads * threads,
                 n => n,
             };
@@ -144,7 +144,9 @@ impl Work {
     fn cost(&self, unit: &Unit) -> usize {
         match unit.positions.is_empty() {
             true => 0,
-            false => self.keys(unit, unit.positions.clone()).len() * (unit.positions.len() + PACKING),
+            false => {
+                self.keys(unit, unit.positions.clone()).len() * (unit.positions.len() + PACKING)
+            }
         }
     }
 
