@@ -13,6 +13,7 @@ mod models;
 mod observer;
 mod pairs;
 mod pipeline;
+mod precision;
 mod recipe;
 mod stages;
 mod start;

@@ -19,12 +19,13 @@ use conjoin_model::{CHECKPOINT_FORMAT, Model};
 use conjoin_train::{Ended, JOURNAL_FILE, StepLog, Trainer, latest_state};
 
 use crate::{
-    args::VectorChoice,
+    args::{PrecisionArgs, VectorChoice},
     card::{self, CARD_FILE, DATA_FACT, Making, RECIPE_FILE},
     console::Console,
     machine, models,
     observer::{self, Watcher},
     pairs::{DatasetPairs, Preparation},
+    precision,
     recipe::Recipe,
     stages::Stages,
     tasks::{self, Bench, Measured},
@@ -409,7 +410,8 @@ pub(crate) fn build_index(
     if !texts.is_empty() {
         builder.calibrate(Calibration::from_pairs(&texts, &images))?;
     }
-    let facts = origin.facts()?;
+    let mut facts = origin.facts()?;
+    facts.extend([precision::fact(model)?]);
     let inputs = BTreeMap::from([("data".to_owned(), dataset.manifest_hash())]);
     builder.commit(ManifestParts { inputs, facts, ..ManifestParts::default() })?;
     console.finish("index", &format!("{} items in `{}`", items.len(), target.display()));
@@ -420,6 +422,7 @@ pub(crate) fn build_index(
 pub(crate) fn open_search(
     index: &Path,
     model: Option<&ModelName>,
+    precision: &PrecisionArgs,
     (console, stop): (&Console, &Stop),
 ) -> Result<(Index, Model)> {
     let opened = Index::open(index)?;
@@ -447,7 +450,7 @@ pub(crate) fn open_search(
             short(model.fingerprint()),
         ));
     }
-    Ok((opened, model))
+    Ok((opened, precision.apply(model)?))
 }
 
 fn short(fingerprint: &str) -> &str {

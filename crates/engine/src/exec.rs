@@ -8,7 +8,7 @@ use crate::{
     gemm::{PackedMatrix, Precision},
     tape::{Backward, Tape},
     tensor::{Buffer, Pool, Tensor},
-    workspace::{Side, Workspace},
+    workspace::{Side, Trial, Workspace},
 };
 
 /// The index of a parameter in its model's list.
@@ -80,6 +80,11 @@ impl<'p> Exec<'p> {
         shape: (usize, usize),
     ) -> Arc<PackedMatrix> {
         self.workspace.packed((weight, Side::Forward, self.precision_of(weight)), values, shape)
+    }
+
+    /// The precision that products are also computed in, if one is tried.
+    pub(crate) fn trial(&self) -> Option<&'p Trial> {
+        self.workspace.trial()
     }
 
     pub(crate) fn take(&self, len: usize) -> Buffer {

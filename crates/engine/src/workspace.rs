@@ -33,6 +33,34 @@ pub struct Workspace {
     precision: Precision,
     exceptions: BTreeMap<ParamId, Precision>,
     packed: Mutex<PackedWeights>,
+    trial: Option<Trial>,
+}
+
+/// Another precision that products are also computed in, and how far they are from those that are used.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    pub(crate) precision: Precision,
+    deviations: Mutex<BTreeMap<ParamId, Deviation>>,
+}
+
+/// Sums of squares.
+#[derive(Debug, Clone, Copy, Default)]
+struct Deviation {
+    error: f64,
+    size: f64,
+}
+
+impl Trial {
+    /// Adds the results of the same product with a weight.
+    pub(crate) fn add(&self, weight: ParamId, used: &[f32], tried: &[f32]) {
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let error: f64 = used.iter().zip(tried).map(|(a, b)| square(a - b)).sum();
+        let size: f64 = used.iter().map(|x| square(*x)).sum();
+        let mut deviations = self.deviations.lock().unwrap_or_else(PoisonError::into_inner);
+        let sums = deviations.entry(weight).or_default();
+        sums.error += error;
+        sums.size += size;
+    }
 }
 
 impl Workspace {
@@ -40,6 +68,27 @@ impl Workspace {
     #[must_use]
     pub fn new(precision: Precision, exceptions: BTreeMap<ParamId, Precision>) -> Self {
         Self { precision, exceptions, ..Self::default() }
+    }
+
+    /// A workspace whose products are of `f32`, each also computed in `precision` to be compared.
+    #[must_use]
+    pub fn trying(precision: Precision) -> Self {
+        let trial = Trial { precision, deviations: Mutex::default() };
+        Self { trial: Some(trial), ..Self::default() }
+    }
+
+    /// `‖y′ − y‖ / ‖y‖` of the products with each weight, `y′` being those in the precision that is
+    /// tried, of all passes since [`Workspace::trying`].
+    #[must_use]
+    pub fn deviations(&self) -> BTreeMap<ParamId, f64> {
+        let Some(trial) = &self.trial else { return BTreeMap::new() };
+        let sums = trial.deviations.lock().unwrap_or_else(PoisonError::into_inner);
+        let relative = |sums: &Deviation| (sums.error / sums.size.max(f64::MIN_POSITIVE)).sqrt();
+        sums.iter().map(|(weight, sums)| (*weight, relative(sums))).collect()
+    }
+
+    pub(crate) fn trial(&self) -> Option<&Trial> {
+        self.trial.as_ref()
     }
 
     /// The memory.
@@ -52,6 +101,12 @@ impl Workspace {
     #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// The precision of the products that exceptions are made for.
+    #[must_use]
+    pub fn exceptions(&self) -> &BTreeMap<ParamId, Precision> {
+        &self.exceptions
     }
 
     /// The precision of the products with a weight.

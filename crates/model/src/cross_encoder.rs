@@ -3,44 +3,17 @@
 //! In:  texts. Out: scores, and how much of each pair was read.
 //! Not here: which layouts there are (`families::cross_encoder`).
 
-use std::{fmt, path::Path, sync::LazyLock};
+use std::{fmt, sync::LazyLock};
 
 use conjoin_core::{EmbedError, Embeddings, Modality, Relevance, Reranker, TokenUse, Tower};
 use conjoin_input::{PairTokens, Tokenizer};
 use rayon::prelude::*;
 
 use crate::{
-    ModelError, ModelErrorKind, Sequence, SequenceTower,
-    families::{
-        colbert::{self, LatePlan},
-        cross_encoder::{self, PairPlan, PairRule, ScoreActivation},
-    },
+    ModelErrorKind, Sequence, SequenceTower, TowerPrecision,
+    families::cross_encoder::{PairRule, ScoreActivation},
     model::{Fingerprint, unreadable},
 };
-
-/// Opens a folder with a model that ranks: a cross-encoder, or one of late interaction.
-///
-/// # Errors
-/// When it holds neither, gives several scores per pair, or says something this build does not
-/// implement.
-pub fn open_reranker(folder: &Path) -> Result<Box<dyn Reranker>, ModelError> {
-    open(folder).map_err(|kind| kind.at(folder.display().to_string()))
-}
-
-fn open(folder: &Path) -> Result<Box<dyn Reranker>, ModelErrorKind> {
-    let inner = |error: ModelError| error.kind;
-    if colbert::is_here(folder)? {
-        return Ok(Box::new(LatePlan::read(folder).map_err(inner)?.build()?));
-    }
-    if !cross_encoder::is_here(folder)? {
-        return Err(ModelErrorKind::NoReranker);
-    }
-    let model = PairPlan::read(folder).map_err(inner)?.build()?;
-    match model.tower.width() {
-        1 => Ok(Box::new(model)),
-        n => Err(ModelErrorKind::SeveralScores(n)),
-    }
-}
 
 /// A loaded cross-encoder.
 pub struct CrossEncoder {
@@ -73,6 +46,14 @@ impl CrossEncoder {
     #[must_use]
     pub fn tower(&self) -> &SequenceTower {
         &self.tower
+    }
+
+    /// Computes products as told from now on; scores differ by little more than rounding.
+    ///
+    /// # Errors
+    /// When an exception names no parameter.
+    pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
+        self.tower.set_precision(precision)
     }
 
     /// The rules around the tower.
@@ -140,7 +121,7 @@ impl Reranker for CrossEncoder {
         self.rule.max_tokens
     }
 
-    /// Of a model with several labels, the first score counts; [`open_reranker`] refuses such models.
+    /// Of a model with several labels, the first score counts; [`crate::open_reranker`] refuses such models.
     fn rerank(&self, query: &str, documents: &[&str]) -> Result<Vec<Relevance>, EmbedError> {
         let pairs: Vec<(&str, &str)> = documents.iter().map(|d| (query, *d)).collect();
         let (scores, read) = self.predict(&pairs)?;

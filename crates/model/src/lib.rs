@@ -23,6 +23,8 @@ mod origin;
 mod overlap;
 mod places;
 mod pooling;
+mod precision;
+mod ranker;
 pub mod reference;
 mod spec;
 mod tiles;
@@ -32,7 +34,7 @@ mod weights;
 
 pub use checkpoint::{CHECKPOINT_FORMAT, CHECKPOINT_VERSION};
 pub use conjoin_engine::Precision;
-pub use cross_encoder::{CrossEncoder, open_reranker};
+pub use cross_encoder::CrossEncoder;
 pub use error::{ModelError, ModelErrorKind};
 pub use export::{EXPORT_FORMAT, EXPORT_VERSION, Export, ExportTarget};
 pub use late_interaction::{LateInteraction, TokenVectors};
@@ -40,6 +42,8 @@ pub use long_text::LongText;
 pub use matryoshka::Matryoshka;
 pub use model::{Card, Model, ModelParts, ModelSpec};
 pub use origin::{Content, FolderLayout, ForeignTensor, Order, Origin, Piece};
+pub use precision::{ModelPrecision, TowerPrecision};
+pub use ranker::{Ranker, open_reranker};
 pub use spec::{
     AttentionRule, EncoderInput, EncoderSpec, HeadLayer, ImageSpec, Local, MlpRule, MobileNetBlock,
     MobileNetSpec, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, Rotary, RotaryAxes,

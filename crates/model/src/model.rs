@@ -19,8 +19,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EncoderSpec, ImageSpec, ImageTower, LongText, Matryoshka, ModelError, ModelErrorKind, Origin,
-    Pooling, TextTower, Weights,
+    EncoderSpec, ImageSpec, ImageTower, LongText, Matryoshka, ModelError, ModelErrorKind,
+    ModelPrecision, Origin, Pooling, TextTower, Weights,
     export::is_export,
     families,
     long_text::{Parts, Window, weighted_mean},
@@ -303,21 +303,36 @@ impl Model {
     /// the fingerprint stays.
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.set_precision(precision, &BTreeMap::new());
+        if let Some(tower) = &mut self.parts.text {
+            tower.compute_in(precision);
+        }
+        if let Some(tower) = &mut self.parts.image {
+            tower.compute_in(precision);
+        }
         self
     }
 
-    /// As [`Model::with_precision`], but for the products with some weights, by name.
-    pub fn set_precision(
-        &mut self,
-        precision: Precision,
-        exceptions: &BTreeMap<String, Precision>,
-    ) {
-        if let Some(tower) = &mut self.parts.text {
-            tower.set_precision(precision, exceptions);
+    /// As [`Model::with_precision`], tower by tower and with exceptions. A tower of which nothing is said
+    /// keeps its precision.
+    ///
+    /// # Errors
+    /// When an exception names no parameter.
+    pub fn set_precision(&mut self, precision: &ModelPrecision) -> Result<(), ModelErrorKind> {
+        if let (Some(tower), Some(precision)) = (&mut self.parts.text, &precision.text) {
+            tower.set_precision(precision)?;
         }
-        if let Some(tower) = &mut self.parts.image {
-            tower.set_precision(precision, exceptions);
+        if let (Some(tower), Some(precision)) = (&mut self.parts.image, &precision.image) {
+            tower.set_precision(precision)?;
+        }
+        Ok(())
+    }
+
+    /// How the products of its towers are computed.
+    #[must_use]
+    pub fn precision(&self) -> ModelPrecision {
+        ModelPrecision {
+            text: self.parts.text.as_ref().map(TextTower::precision),
+            image: self.parts.image.as_ref().map(ImageTower::precision),
         }
     }
 

@@ -13,7 +13,7 @@ use conjoin_engine::{
 use conjoin_input::{ImageContract, Pixels};
 
 use crate::{
-    EncoderInput, EncoderSpec, ImageSpec, ModelErrorKind,
+    EncoderInput, EncoderSpec, ImageSpec, ModelErrorKind, TowerPrecision,
     encoder::Encoder,
     layout::Layout,
     mobilenet::MobileNet,
@@ -110,19 +110,25 @@ impl TextTower {
         self.spec().max_tokens()
     }
 
-    /// Computes products in a precision from now on, but for those with some weights, by name.
-    pub fn set_precision(
-        &mut self,
-        precision: Precision,
-        exceptions: &BTreeMap<String, Precision>,
-    ) {
-        self.workspace = workspace(&self.parameters, precision, exceptions);
+    /// Computes products as told from now on.
+    ///
+    /// # Errors
+    /// When an exception names no parameter.
+    pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
+        precision.check(&self.parameters)?;
+        self.workspace = workspace(&self.parameters, precision);
+        Ok(())
     }
 
-    /// The precision of products no exception is made for.
+    /// Computes products in a precision from now on.
+    pub(crate) fn compute_in(&mut self, precision: Precision) {
+        self.workspace = Workspace::new(precision, BTreeMap::new());
+    }
+
+    /// How products are computed.
     #[must_use]
-    pub fn precision(&self) -> Precision {
-        self.workspace.precision()
+    pub fn precision(&self) -> TowerPrecision {
+        precision(&self.parameters, &self.workspace)
     }
 
     /// One pass over `inputs`, telling every intermediate.
@@ -297,19 +303,25 @@ impl ImageTower {
         }
     }
 
-    /// Computes products in a precision from now on, but for those with some weights, by name.
-    pub fn set_precision(
-        &mut self,
-        precision: Precision,
-        exceptions: &BTreeMap<String, Precision>,
-    ) {
-        self.workspace = workspace(&self.parameters, precision, exceptions);
+    /// Computes products as told from now on.
+    ///
+    /// # Errors
+    /// When an exception names no parameter.
+    pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
+        precision.check(&self.parameters)?;
+        self.workspace = workspace(&self.parameters, precision);
+        Ok(())
     }
 
-    /// The precision of products no exception is made for.
+    /// Computes products in a precision from now on.
+    pub(crate) fn compute_in(&mut self, precision: Precision) {
+        self.workspace = Workspace::new(precision, BTreeMap::new());
+    }
+
+    /// How products are computed.
     #[must_use]
-    pub fn precision(&self) -> Precision {
-        self.workspace.precision()
+    pub fn precision(&self) -> TowerPrecision {
+        precision(&self.parameters, &self.workspace)
     }
 
     /// One pass over `inputs`, telling every intermediate.
@@ -387,15 +399,18 @@ fn on_a_worker<R: Send>(pass: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| pass())
 }
 
-/// Memory and weights for products of a precision, but for those of some parameters by name.
-fn workspace(
-    parameters: &[Parameter],
-    precision: Precision,
-    exceptions: &BTreeMap<String, Precision>,
-) -> Workspace {
+/// Memory and weights for products computed as told.
+fn workspace(parameters: &[Parameter], told: &TowerPrecision) -> Workspace {
     let ids = parameters.iter().enumerate();
-    let exceptions = ids.filter_map(|(i, p)| Some((ParamId(i), *exceptions.get(&p.name)?)));
-    Workspace::new(precision, exceptions.collect())
+    let exceptions = ids.filter_map(|(i, p)| Some((ParamId(i), *told.exceptions.get(&p.name)?)));
+    Workspace::new(told.precision, exceptions.collect())
+}
+
+/// How the products of a workspace are computed.
+fn precision(parameters: &[Parameter], workspace: &Workspace) -> TowerPrecision {
+    let exceptions = workspace.exceptions().iter();
+    let exceptions = exceptions.map(|(id, precision)| (parameters[id.0].name.clone(), *precision));
+    TowerPrecision { precision: workspace.precision(), exceptions: exceptions.collect() }
 }
 
 fn ignore(_name: &str, _value: &Tensor) {}

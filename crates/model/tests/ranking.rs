@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use conjoin_core::{Embeddings, Gradients, Tower, max_sim};
+use conjoin_core::{Embeddings, Gradients, Reranker, Tower, max_sim};
 use conjoin_engine::Tensor;
 use conjoin_model::{
     CrossEncoder, LateInteraction, ModelError, NameMap, Sequence, SequenceTower, TokenVectors,

@@ -40,8 +40,10 @@ pub(crate) fn run(args: &Adapt, console: &Console, stop: &Stop) -> Result<Outcom
     let (base, adapted) = (stages.path("base"), stages.path("adapted"));
     let verdict_file = stages.path(VERDICT_FILE);
     let timings = (stages.timings(), stages.peak_memory_bytes());
-    stages.run("report", &key, |path| {
-        let models = [Model::open(&base)?, Model::open(&adapted)?];
+    let precision = args.precision.plan();
+    stages.run("report", &(&key, &precision), |path| {
+        let open = |folder| args.precision.apply(Model::open(folder)?);
+        let models = [open(&base)?, open(&adapted)?];
         let parts = report(args, &recipe, &dataset, &models, (console, stop))?;
         let curve = pipeline::curve(&run)?;
         let figures = serde_json::json!({
@@ -58,8 +60,8 @@ pub(crate) fn run(args: &Adapt, console: &Console, stop: &Stop) -> Result<Outcom
     let figures: serde_json::Value = serde_json::from_slice(&fs_err::read(&verdict_file)?)?;
     let verdict: GateVerdict = serde_json::from_value(figures["verdict"].clone())?;
     let kept = if verdict.keep { adapted } else { base };
-    stages.run("index", &(&key, &verdict), |path| {
-        let model = Model::open(&kept)?;
+    stages.run("index", &(&key, &verdict, &precision), |path| {
+        let model = args.precision.apply(Model::open(&kept)?)?;
         let origin = pipeline::Origin::of(ModelName::Folder(kept));
         pipeline::build_index(&model, &origin, &dataset, path, console, stop)
     })?;

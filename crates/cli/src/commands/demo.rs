@@ -9,12 +9,13 @@ use conjoin_core::{Seed, Stop, Store, VectorName, hash_bytes};
 use conjoin_data::{Columns, CurateConfig, Dataset, Split, curate};
 use conjoin_eval::ReportParts;
 use conjoin_hub::ModelName;
+use conjoin_index::Index;
 use conjoin_model::Model;
 
 use super::{curate as curate_command, search, serve};
 use crate::{
     Outcome,
-    args::Demo,
+    args::{Demo, PrecisionArgs},
     assets,
     console::{Console, print},
     pipeline,
@@ -98,7 +99,8 @@ pub(crate) fn run(args: &Demo, console: &Console, stop: &Stop) -> Result<Outcome
     if args.no_serve {
         return Ok(Outcome::Done);
     }
-    serve::serve(&stages.path("index"), None, args.address, console, stop)
+    let opened = open_search(&stages, (console, stop))?;
+    serve::serve(opened, args.address, console, stop)
 }
 
 /// Puts the bundled shards where the stages read them.
@@ -164,8 +166,12 @@ fn recipe(args: &Demo, stages: &Stages<'_>, photos: &Dataset) -> Result<Recipe> 
     Ok(recipe)
 }
 
+fn open_search(stages: &Stages<'_>, with: (&Console, &Stop)) -> Result<(Index, Model)> {
+    pipeline::open_search(&stages.path("index"), None, &PrecisionArgs::default(), with)
+}
+
 fn show_searches(stages: &Stages<'_>, console: &Console, stop: &Stop) -> Result<()> {
-    let (index, model) = pipeline::open_search(&stages.path("index"), None, (console, stop))?;
+    let (index, model) = open_search(stages, (console, stop))?;
     for query in SEARCHES {
         let request = search::request(&model, Some(query), None, VectorName::Fused, 3)?;
         print(&format!("\nsearch \"{query}\""))?;

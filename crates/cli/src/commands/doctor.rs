@@ -9,11 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use conjoin_core::{Embedder, Parameter, Reranker, Stop, Task, Tower};
 use conjoin_input::{ImageLimits, Pixels};
 use conjoin_model::{
-    CrossEncoder, EncoderSpec, ImageSpec, LateInteraction, Model, ModelErrorKind, NormPlacement,
+    CrossEncoder, EncoderSpec, ImageSpec, LateInteraction, Model, ModelErrorKind, ModelPrecision,
+    NormPlacement,
     families::{Kind, Plan, Reading, colbert::LatePlan, cross_encoder::PairPlan, model_card},
     reference::{Reference, StageError},
 };
@@ -29,13 +30,14 @@ use crate::{
 pub(crate) fn run(args: &Doctor, console: &Console, stop: &Stop) -> Result<Outcome> {
     let folder = models::find(&args.model, console, stop)?.folder;
     let begun = Instant::now();
-    let (subject, reading) = open(&folder)?;
+    let (mut subject, reading) = open(&folder)?;
     let loaded = begun.elapsed();
     let stages = match Reference::find(&folder)? {
         None => None,
         Some(reference) => Some(subject.compare(&reference)?),
     };
     stop.check()?;
+    subject.set_precision(&args.precision.plan()).context("`--precision`")?;
     let speed = if args.no_speed { Vec::new() } else { subject.speed(stop)? };
     let report = Report { subject: &subject, folder: &folder, reading, stages, speed, loaded };
     if args.json {
@@ -78,6 +80,15 @@ fn open(folder: &Path) -> Result<(Subject, Option<Reading>)> {
 }
 
 impl Subject {
+    fn set_precision(&mut self, precision: &ModelPrecision) -> Result<(), ModelErrorKind> {
+        let text = precision.text.clone().unwrap_or_default();
+        match self {
+            Self::Embedder(model) => model.set_precision(precision),
+            Self::CrossEncoder(model) => model.set_precision(&text),
+            Self::LateInteraction(model) => model.set_precision(&text),
+        }
+    }
+
     fn compare(&self, reference: &Reference) -> Result<Vec<StageError>> {
         Ok(match self {
             Self::Embedder(model) => reference.compare(model)?,

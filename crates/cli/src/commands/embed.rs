@@ -22,7 +22,7 @@ use crate::{
     Outcome,
     args::{Embed, VectorFormat},
     console::Console,
-    models, tasks,
+    models, precision, tasks,
 };
 
 /// The manifest's format of a folder of vectors, and its version.
@@ -57,6 +57,7 @@ pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcom
     let writer = ArtifactWriter::create(&args.out, VECTORS_FORMAT)?;
     let found = models::find(&args.model, console, stop)?;
     let model = args.reading.apply(models::open_as(&found.folder, &args.choice)?)?;
+    let model = args.precision.apply(model)?;
     let task = Task::named(&args.task);
     let (mut text, mut image) = (Part::default(), Part::default());
     for group in args.inputs.chunk_by(|a, b| is_picture(a) && is_picture(b)) {
@@ -112,6 +113,7 @@ pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcom
     let mut manifest = Manifest::new(VECTORS_FORMAT, VECTORS_VERSION);
     manifest.fingerprint = Some(model.fingerprint().to_owned());
     manifest.facts.insert("width".to_owned(), model.width().into());
+    manifest.facts.extend([precision::fact(&model)?]);
     writer.commit(manifest)?;
     Ok(Outcome::Done)
 }

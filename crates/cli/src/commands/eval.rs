@@ -21,8 +21,8 @@ pub(crate) fn run(args: &Eval, console: &Console, stop: &Stop) -> Result<Outcome
     if let Some(out) = &args.out {
         Report::check_place(out)?;
     }
-    let models: Vec<Model> =
-        args.model.iter().map(|name| models::open(name, console, stop)).collect::<Result<_>>()?;
+    let open = |name| args.precision.apply(models::open(name, console, stop)?);
+    let models: Vec<Model> = args.model.iter().map(open).collect::<Result<_>>()?;
     let (before, after) = match models.as_slice() {
         [after] => (None, after),
         [before, after] => (Some(before), after),

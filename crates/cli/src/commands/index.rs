@@ -15,6 +15,7 @@ use crate::{
 pub(crate) fn run(args: &Index, console: &Console, stop: &Stop) -> Result<Outcome> {
     let found = models::find(&args.model, console, stop)?;
     let model = args.reading.apply(models::open_as(&found.folder, &args.choice)?)?;
+    let model = args.precision.apply(model)?;
     let dataset = Dataset::open(&args.data)?;
     let origin = Origin { place: found.name, adapter: args.choice.adapter.clone() };
     pipeline::build_index(&model, &origin, &dataset, &args.out, console, stop)?;

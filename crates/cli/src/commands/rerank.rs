@@ -5,7 +5,7 @@
 use std::{io::Read, path::Path};
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::{Progress, Relevance, Stop};
+use conjoin_core::{Progress, Relevance, Reranker, Stop};
 use conjoin_model::open_reranker;
 use serde::Serialize;
 use serde_json::Value;
@@ -44,7 +44,8 @@ struct Ranked<'a> {
 
 pub(crate) fn run(args: &Rerank, console: &Console, stop: &Stop) -> Result<Outcome> {
     let documents = read_all(&args.inputs, &args.field)?;
-    let model = open_reranker(&models::find(&args.model, console, stop)?.folder)?;
+    let mut model = open_reranker(&models::find(&args.model, console, stop)?.folder)?;
+    model.set_precision(&args.precision.precision.into()).context("`--precision`")?;
     let mut relevance: Vec<Relevance> = Vec::with_capacity(documents.len());
     for block in documents.chunks(DOCUMENTS_PER_BLOCK) {
         stop.check()?;

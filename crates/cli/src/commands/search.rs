@@ -14,7 +14,9 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Search, console: &Console, stop: &Stop) -> Result<Outcome> {
-    let (index, model) = pipeline::open_search(&args.index, args.model.as_ref(), (console, stop))?;
+    let with = (console, stop);
+    let (index, model) =
+        pipeline::open_search(&args.index, args.model.as_ref(), &args.precision, with)?;
     let image = args.image.as_ref().map(fs_err::read).transpose()?;
     let request =
         request(&model, args.query.as_deref(), image.as_deref(), args.over.into(), args.k)

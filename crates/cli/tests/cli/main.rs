@@ -10,6 +10,7 @@ mod hub;
 mod hub_server;
 mod interrupt;
 mod models;
+mod precision;
 mod rerank;
 mod support;
 mod vectors;

@@ -9,7 +9,9 @@ use std::borrow::Cow;
 
 use crate::{
     Activation, Exec, ParamId, Precision, Tensor,
-    gemm::{Epilogue, Left, Level, MatRef, Product, Row, convert, multiply_transposed},
+    gemm::{
+        Epilogue, Left, Level, MatRef, PackedMatrix, Product, Row, convert, multiply_transposed,
+    },
     ops::{gate::gate_row, layer_norm::normalize_row},
     simd,
     tape::{Backward, BackwardPass, NodeId},
@@ -231,8 +233,27 @@ impl Exec<'_> {
             add: false,
         };
         assert!(epilogue.residual.is_none_or(|r| r.len() == m * n), "a residual of [{m}, {n}]");
-        let mut y = self.take(m * n);
-        let mut run = |left: Left<'_>| Product { left, right: &right, epilogue }.run(y.as_mut());
+        let y = self.product_of(x, before, &right, epilogue);
+        if let Some(trial) = self.trial() {
+            let right = MatRef::new(weight, n, k).transposed();
+            let right = PackedMatrix::pack(right, trial.precision, self.pool());
+            let tried = self.product_of(x, before, &right, epilogue);
+            trial.add(p.weight, y.as_ref(), tried.as_ref());
+        }
+        y
+    }
+
+    /// A product with a packed weight.
+    fn product_of(
+        &self,
+        x: &Tensor,
+        before: Before,
+        right: &PackedMatrix,
+        epilogue: Epilogue<'_>,
+    ) -> Buffer {
+        let (m, k) = (x.rows(), before.width(x.cols()));
+        let mut y = self.take(m * right.n);
+        let mut run = |left: Left<'_>| Product { left, right, epilogue }.run(y.as_mut());
         match (right.precision, before) {
             (Precision::F32, Before::Nothing) => run(Left::in_place(x.values(), m, k)),
             (precision, _) => {

@@ -3,13 +3,13 @@
 //! In:  [`Sequence`]s. Out: a row per sequence, or per token that takes part, and gradients.
 //! Parity: `testdata/parity/cross_encoders`, `testdata/parity/colbert`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
-use conjoin_engine::{Exec, Precision, Tensor, TokenBatch};
+use conjoin_engine::{Exec, Tensor, TokenBatch};
 
 use super::{Observe, Recording, TextTower, ignore, on_a_worker, rows};
-use crate::{EncoderInput, EncoderSpec, ModelErrorKind, NameMap};
+use crate::{EncoderInput, EncoderSpec, ModelErrorKind, NameMap, TowerPrecision};
 
 /// One text, or two joined, as an encoder reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +44,17 @@ pub struct SequenceTower {
 
 impl SequenceTower {
     /// As [`TextTower::set_precision`].
-    pub fn set_precision(
-        &mut self,
-        precision: Precision,
-        exceptions: &BTreeMap<String, Precision>,
-    ) {
-        self.text.set_precision(precision, exceptions);
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
+        self.text.set_precision(precision)
+    }
+
+    /// How products are computed.
+    #[must_use]
+    pub fn precision(&self) -> TowerPrecision {
+        self.text.precision()
     }
 
     /// A tower with weights from `map`, and fresh ones from `seed` where the map has none.

@@ -21,7 +21,7 @@ use std::{
 };
 
 use conjoin_core::{Embedder, Modality, Reranker, Seed, Task};
-use conjoin_model::{Model, ModelError, open_reranker};
+use conjoin_model::{Model, ModelError, Ranker, open_reranker};
 use rand::Rng;
 
 use crate::{
@@ -90,7 +90,7 @@ enum Outcome {
 /// A model of any kind.
 enum Opened {
     Embedder(Box<Model>),
-    Reranker(Box<dyn Reranker>),
+    Reranker(Ranker),
 }
 
 fn open(base: &Base) -> Result<Opened, ModelError> {
