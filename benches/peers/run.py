@@ -1,0 +1,335 @@
+"""Measures conjoin against its peers, interleaved, and writes what came out.
+
+In:  --cache, the folder of `make_models.py` (filled as needed); --bin, the folder with conjoin's workers (the examples
+     `speed` and `step_speed`, built with --release); --candle, the worker of `candle/`, if it is built.
+Out: CACHE/results.json (everything that was measured) and CACHE/results.md (`report.py`): a table per shape, and
+     the figures to reach with what was reached, shortfalls first. Progress goes to stderr.
+How: a contender that can be run in several forms is first run in each, one process at a time; the fastest one
+     competes (kept in CACHE/forms.json, per number of threads; --choose measures anew). Then one process per
+     contender stays open, and every round runs each of them once, for about --seconds; short work is repeated within
+     its turn and the median taken. A ratio is that of one round; the median over rounds is told, with the
+     smallest and largest. A contender whose vectors are not PyTorch's f32 ones is flagged.
+
+Run: python benches/peers/run.py --cache CACHE --bin target/release/examples [--shape vit_b32] [--threads 2] [--rounds 5]
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import cases
+import export
+import make_models
+import report
+
+HERE = Path(__file__).resolve().parent
+# The least cosine to PyTorch's f32 vectors, by what the contender computes in.
+LEAST_COSINE = {"f32": 0.9999, "bf16": 0.999, "int8": 0.98}
+REFERENCE = ("pytorch-f32", "eager")
+# Texts of a list that are enough to tell which form is the fastest.
+TEXTS_TO_CHOOSE = 500
+PICTURES_TO_CHOOSE = 32
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--bin", type=Path, required=True)
+    parser.add_argument("--candle", type=Path)
+    parser.add_argument("--shared", type=Path, default=make_models.default_shared())
+    parser.add_argument("--shape", action="append", default=[], help="start of a shape's name; may be repeated")
+    parser.add_argument("--contender", action="append", default=[], help="start of a contender's name; may be repeated")
+    parser.add_argument("--threads", type=int, action="append", default=[], help="default: 2, then 1")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="about how long a contender works per round")
+    parser.add_argument("--limit", type=int, help="take only so many texts or pictures of a list")
+    parser.add_argument("--choose", action="store_true", help="look for the fastest forms again")
+    parser.add_argument("--skip-slow-forms", action="store_true", help="leave out forms that compile for a minute")
+    return parser.parse_args()
+
+
+ARGS = arguments()
+
+
+class Refused(Exception):
+    """A contender that could not be run, with the last thing it said."""
+
+
+class Worker:
+    """A contender's process."""
+
+    def __init__(self, command, threads):
+        self.begun = time.perf_counter()
+        library = {f"{name}_NUM_THREADS": str(threads) for name in ["OMP", "MKL", "RAYON"]}
+        self.errors = open(ARGS.cache / "last_error.txt", "w+", encoding="utf-8")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+            env=os.environ | library, cwd=HERE,
+        )
+
+    def start(self):
+        """Returns what `ready` says, with `startup`: seconds from the start of the process to the first embedding."""
+        ready = self.read()
+        ready["startup"] = time.perf_counter() - self.begun
+        return ready | self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.errors.seek(0)
+            told = [line for line in self.errors.read().splitlines() if line.strip()]
+            raise Refused(told[-1] if told else f"ended with {self.process.returncode}")
+        return json.loads(line)
+
+    def run(self, repetitions=1):
+        self.process.stdin.write(f"{repetitions}\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def end(self):
+        """Returns the most memory that was resident, in KiB."""
+        self.process.stdin.close()
+        peak = self.read()["peak_kib"]
+        self.process.wait()
+        return peak
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def forms(case, contender):
+    """The forms in which a contender may be the fastest."""
+    kind = contender.split("-")[0]
+    if kind in ("conjoin", "candle", "transformers"):
+        return {"conjoin": [contender.split("-")[-1]], "candle": ["f32"], "transformers": ["eager"]}[kind]
+    if case.work == "train":
+        return ["eager", "inductor"] if contender.endswith("bf16") else ["eager", "onednn", "inductor"]
+    if contender == "sentence-transformers":
+        return ["batch32"]
+    if contender == "sentence-transformers-best":
+        return ["batch8", "batch16", "batch64", "batch256"]
+    if contender.startswith("pytorch"):
+        way = {"pytorch-f32": ["eager", "onednn", "inductor", "inductor_onednn"],
+               "pytorch-bf16": ["eager", "autocast", "inductor"]}[contender]
+        return [form for form in way if not (ARGS.skip_slow_forms and form.startswith("inductor"))]
+    of_model = export.forms(case.model, case.work, contender.endswith("int8"))
+    ways = {
+        "texts": ["arrival256"] if kind == "fastembed" else ["sorted32", "sorted64", "sorted256"],
+        "jpegs": ["pil", "torchvision"],
+    }
+    return [f"{form}+{way}" for form in of_model for way in ways[case.work]] if case.work in ways else of_model
+
+
+def contenders(case):
+    """Their names, ours first."""
+    ours = ["conjoin-f32", "conjoin-bf16", "conjoin-int8"]
+    if case.work == "train":
+        return [*ours[:2], "pytorch-f32", "pytorch-bf16"]
+    if case.work == "texts":
+        peers = ["sentence-transformers", "sentence-transformers-best", "onnxruntime-f32", "onnxruntime-int8"]
+        return [*ours, *peers, "fastembed-f32"]
+    if case.work == "jpegs":
+        return [*ours, "onnxruntime-f32", "onnxruntime-int8"]
+    peers = ["transformers-f32", "pytorch-f32", "pytorch-bf16", "onnxruntime-f32", "onnxruntime-int8"]
+    candle = ["candle-f32"] if ARGS.candle and case.model != "mobilenet" else []
+    return [*ours, *[peer for peer in peers if forms(case, peer)], *candle]
+
+
+def precision(contender):
+    last = contender.split("-")[-1]
+    return last if last in LEAST_COSINE else "f32"
+
+
+def worker_command(case, contender, form, threads, limit=None):
+    folder = make_models.model_folder(ARGS.cache, ARGS.shared, case.model).absolute()
+    path = make_models.make_input(ARGS.cache, ARGS.shared, case).absolute()
+    few = ["--limit", str(limit)] if limit else []
+    if case.work == "train":
+        import step_peer
+
+        return step_peer.command(ARGS, contender, form, threads)
+    ours = {"conjoin": ARGS.bin / "speed", "candle": ARGS.candle}.get(contender.split("-")[0])
+    if ours:
+        options = [f"--{case.work}", str(path), "--threads", str(threads), "--precision", form]
+        return [str(ours.absolute()), str(folder), *options, *few]
+    python = [sys.executable, "-W", "ignore", str(HERE / "worker.py"), contender, form]
+    where = ["--cache", str(ARGS.cache.absolute()), "--name", case.model, "--model", str(folder)]
+    return [*python, *where, "--work", case.work, "--input", str(path), "--threads", str(threads), *few]
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def seconds_of_form(case, contender, form, threads):
+    """The fastest of some runs of a form, alone."""
+    limit = {"texts": TEXTS_TO_CHOOSE, "jpegs": PICTURES_TO_CHOOSE}.get(case.work)
+    worker = Worker(worker_command(case, contender, form, threads, limit), threads)
+    try:
+        worker.start()
+        first = worker.run()["seconds"]
+        repetitions = int(np.clip(ARGS.seconds / first, 1, 50))
+        return min(worker.run(repetitions)["seconds"] for _ in range(3))
+    finally:
+        worker.kill()
+
+
+def fastest_form(case, contender, threads):
+    """The form that competes, and the seconds of all that were tried."""
+    path = ARGS.cache / "forms.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    key = f"{case.name} {contender} {threads}"
+    if key not in known or ARGS.choose:
+        tried = {}
+        for form in forms(case, contender):
+            if len(forms(case, contender)) == 1:
+                return form, {}
+            try:
+                tried[form] = seconds_of_form(case, contender, form, threads)
+                say(f"  {contender} {form}: {tried[form]:.4f} s")
+            except Refused as refused:
+                say(f"  {contender} {form}: {refused}")
+        if not tried:
+            raise Refused("no form could be run")
+        known = (json.loads(path.read_text()) if path.exists() else {}) | {key: tried}
+        path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    tried = known[key]
+    return min(tried, key=tried.get), tried
+
+
+def reference_vectors(case, threads):
+    """PyTorch's vectors of the first items, in f32 as the library comes."""
+    if case.work in ("train", "texts", "jpegs"):
+        return None
+    worker = Worker(worker_command(case, *REFERENCE, threads), threads)
+    try:
+        return np.array(worker.start()["vectors"])
+    finally:
+        worker.kill()
+
+
+def least_cosine(vectors, reference):
+    vectors = np.array(vectors)
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
+    return float(((vectors * reference).sum(1) / norms).min())
+
+
+class Entry:
+    """What is measured of one contender in one shape."""
+
+    def __init__(self, contender, form, tried):
+        self.contender, self.form, self.tried = contender, form, tried
+        self.seconds, self.worker = [], None
+
+    def start(self, case, threads):
+        self.worker = Worker(worker_command(case, self.contender, self.form, threads, ARGS.limit), threads)
+        said = self.worker.start()
+        self.startup, self.ready, self.vectors = said["startup"], said["ready"], said.get("vectors")
+        self.losses = said.get("losses")
+        first = self.worker.run()  # also warms up
+        self.items = first["items"]
+        self.repetitions = int(np.clip(ARGS.seconds / first["seconds"], 1, 200))
+
+    def turn(self):
+        self.seconds.append(self.worker.run(self.repetitions)["seconds"])
+
+    def result(self, reference):
+        """As it is stored."""
+        told = {name: getattr(self, name) for name in ["form", "tried", "items", "seconds", "startup", "ready"]}
+        if reference is not None and self.vectors is not None:
+            cosine = least_cosine(self.vectors, reference)
+            told |= {"cosine": cosine, "flagged": not cosine > LEAST_COSINE[precision(self.contender)]}
+        return told | {"peak_kib": self.worker.end()} | ({"losses": self.losses} if self.losses else {})
+
+
+def prepare(case):
+    """Makes models and inputs before anything is timed."""
+    folder = make_models.model_folder(ARGS.cache, ARGS.shared, case.model)
+    make_models.make_input(ARGS.cache, ARGS.shared, case)
+    if case.work == "train":
+        import step_peer
+
+        step_peer.prepare(ARGS)
+        return
+    for int8 in (False, True):
+        export.variants(ARGS.cache, folder, case.model, case.work, int8)
+
+
+def starting(case, contender, threads):
+    """A started contender, or why there is none."""
+    entry = None
+    try:
+        entry = Entry(contender, *fastest_form(case, contender, threads))
+        entry.start(case, threads)
+        say(f"  {contender} {entry.form}: ready after {entry.startup:.2f} s")
+        return entry, None
+    except Refused as refused:
+        if entry and entry.worker:
+            entry.worker.kill()
+        say(f"  {contender}: {refused}")
+        return None, str(refused)
+
+
+def measure(case, threads):
+    """All contenders of a shape: results by name, and reasons of those that could not run."""
+    say(f"{case.name}, {threads} threads")
+    prepare(case)
+    wanted = [c for c in contenders(case) if not ARGS.contender or c.startswith(tuple(ARGS.contender))]
+    started = {contender: starting(case, contender, threads) for contender in wanted}
+    entries = [entry for entry, _ in started.values() if entry]
+    try:
+        for n in range(ARGS.rounds):
+            for entry in entries:
+                entry.turn()
+            say(f"  round {n + 1}: " + ", ".join(f"{e.contender} {e.seconds[-1]:.4f}" for e in entries))
+        texts = next((e.vectors for e in entries if e.contender == "sentence-transformers"), None)
+        lists = next((e.vectors for e in entries if e.contender == "onnxruntime-f32"), texts)
+        reference = reference_vectors(case, threads)
+        if reference is None and case.work != "train":
+            reference = texts if texts is not None else lists
+        results = {entry.contender: entry.result(reference) for entry in entries}
+    finally:
+        for entry in entries:
+            entry.worker.kill()
+    return results, {contender: reason for contender, (_, reason) in started.items() if reason}
+
+
+def machine():
+    model = [line.split(":")[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8") if "model name" in line]
+    packages = ["torch", "transformers", "sentence_transformers", "onnxruntime", "tokenizers"]
+    versions = {name: __import__(name).__version__ for name in packages}
+    return {"processor": model[0], "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+
+
+def main():
+    ARGS.cache.mkdir(parents=True, exist_ok=True)
+    path = ARGS.cache / "results.json"
+    stored = json.loads(path.read_text()) if path.exists() else {"shapes": {}}
+    for threads in ARGS.threads or [2, 1]:
+        for case in cases.named(ARGS.shape):
+            results, refused = measure(case, threads)
+            stored["machine"] = machine()
+            stored["shapes"][f"{case.name} {threads}"] = {
+                "case": dataclasses.asdict(case), "threads": threads, "rounds": ARGS.rounds,
+                "date": time.strftime("%Y-%m-%d"), "load_before": os.getloadavg()[2],
+                "contenders": results, "refused": refused,
+            }
+            path.write_text(json.dumps(stored, indent=1) + "\n")
+            report.write(stored, ARGS.cache / "results.md")
+            print(report.table(stored["shapes"][f"{case.name} {threads}"]), flush=True)
+    print(report.targets(stored))
+
+
+if __name__ == "__main__":
+    main()
