@@ -8,6 +8,7 @@ How: all graph optimisations; as many threads within an operation as told. Rows 
 
 import io
 import json
+import re
 
 import numpy as np
 import onnxruntime
@@ -58,7 +59,8 @@ class Contender:
         return lambda: self.embed(x, mask)
 
     def embed_texts(self, texts):
-        order, size = self.way.rstrip("0123456789"), int(self.way.lstrip("sortedaiv"))
+        order, size = re.fullmatch("([a-z]+)([0-9]+)", self.way).groups()
+        size = int(size)
         if order == "arrival":  # fastembed tokenises batch by batch
             chunks = (texts[i : i + size] for i in range(0, len(texts), size))
             return np.concatenate([self.embed_padded(self.tokenizer.encode_batch_fast(chunk)) for chunk in chunks])

@@ -28,7 +28,8 @@ def table(shape):
     case, found = shape["case"], shape["contenders"]
     ours = [name for name in found if name.startswith("conjoin")]
     lines = [
-        f"### {case['says']} (`{case['name']}`), {shape['threads']} threads, {shape['rounds']} rounds, {shape['date']}",
+        f"### {case['says']} (`{case['name']}`), {shape['threads']} threads, {shape['rounds']} rounds, "
+        f"{'seconds of CPU, ' if shape['clock'] == 'processor' else ''}{shape['date']}",
         "",
         "| contender | form | items/s | ms per run | " + "".join(f"{name} is faster by | " for name in ours)
         + "start-up s | peak MiB | cosine |",

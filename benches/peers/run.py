@@ -50,6 +50,8 @@ def arguments():
     parser.add_argument("--threads", type=int, action="append", default=[], help="default: 2, then 1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long a contender works per round")
+    parser.add_argument("--clock", choices=["wall", "processor"], default="wall",
+                        help="processor: seconds of CPU, for one thread on a machine that others use too")
     parser.add_argument("--limit", type=int, help="take only so many texts or pictures of a list")
     parser.add_argument("--choose", action="store_true", help="look for the fastest forms again")
     parser.add_argument("--skip-slow-forms", action="store_true", help="leave out forms that compile for a minute")
@@ -87,13 +89,24 @@ class Worker:
             self.process.wait()
             self.errors.seek(0)
             told = [line for line in self.errors.read().splitlines() if line.strip()]
+            told = [line for line in told if "Error" in line] or told
             raise Refused(told[-1] if told else f"ended with {self.process.returncode}")
         return json.loads(line)
 
     def run(self, repetitions=1):
+        """What the worker says of so many repetitions."""
+        before = self.processor_seconds()
         self.process.stdin.write(f"{repetitions}\n")
         self.process.stdin.flush()
-        return self.read()
+        said = self.read()
+        if ARGS.clock == "processor":
+            said["seconds"] = (self.processor_seconds() - before) / repetitions
+        return said
+
+    def processor_seconds(self):
+        """The CPU's time that the process has taken, all threads together."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def end(self):
         """Returns the most memory that was resident, in KiB."""
@@ -316,12 +329,13 @@ def main():
     ARGS.cache.mkdir(parents=True, exist_ok=True)
     path = ARGS.cache / "results.json"
     stored = json.loads(path.read_text()) if path.exists() else {"shapes": {}}
-    for threads in ARGS.threads or [2, 1]:
+    threads_of = ARGS.threads or ([1] if ARGS.clock == "processor" else [2, 1])
+    for threads in threads_of:
         for case in cases.named(ARGS.shape):
             results, refused = measure(case, threads)
             stored["machine"] = machine()
             stored["shapes"][f"{case.name} {threads}"] = {
-                "case": dataclasses.asdict(case), "threads": threads, "rounds": ARGS.rounds,
+                "case": dataclasses.asdict(case), "threads": threads, "rounds": ARGS.rounds, "clock": ARGS.clock,
                 "date": time.strftime("%Y-%m-%d"), "load_before": os.getloadavg()[2],
                 "contenders": results, "refused": refused,
             }

@@ -21,7 +21,7 @@ class OneDnnLinear(torch.nn.Module):
 
     def __init__(self, linear):
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to_mkldnn())
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self.bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x):
