@@ -3,7 +3,7 @@
 //! In:  MODEL, a folder of any known layout; the work, one of
 //!      `--pixels FILE` (u8 `[b, side, side, 3]`, without a header), `--ids FILE` (a JSON list of lists),
 //!      `--texts FILE` (a text per line; `--limit N` takes the first ones), `--jpegs FOLDER` (read into memory);
-//!      `--threads N`, `--precision f32`. Then lines on stdin: a number of repetitions each.
+//!      `--threads N`, `--precision f32|bf16|int8`. Then lines on stdin: a number of repetitions each.
 //! Out: lines of JSON on stdout. First `ready`: seconds from the start of loading to the first embedding; then the
 //!      `vectors` of the first items, so that programs can be compared. Per line of stdin: the median `seconds` of
 //!      the repetitions, and `items`. At the end of stdin: the most memory that was resident, in KiB.
@@ -19,6 +19,7 @@ use std::{
 };
 
 use conjoin_core::{Embedder, Task, Tower};
+use conjoin_engine::Precision;
 use conjoin_input::Pixels;
 use conjoin_model::Model;
 use serde_json::json;
@@ -32,6 +33,7 @@ struct Options {
     model: PathBuf,
     work: (Kind, PathBuf),
     threads: usize,
+    precision: Precision,
     limit: usize,
 }
 
@@ -45,7 +47,8 @@ enum Kind {
 
 impl Options {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, Failed> {
-        let (mut model, mut work, mut threads, mut limit) = (None, None, 1, usize::MAX);
+        let (mut model, mut work) = (None, None);
+        let (mut threads, mut precision, mut limit) = (1, Precision::F32, usize::MAX);
         while let Some(arg) = args.next() {
             let kind = match arg.as_str() {
                 "--pixels" => Kind::Pixels,
@@ -57,7 +60,7 @@ impl Options {
                     match arg.as_str() {
                         "--threads" => threads = value.parse()?,
                         "--limit" => limit = value.parse()?,
-                        _ => check_precision(&value)?,
+                        _ => precision = serde_json::from_value(value.into())?,
                     }
                     continue;
                 }
@@ -72,14 +75,7 @@ impl Options {
         }
         let model = model.ok_or("expected a model's folder")?;
         let work = work.ok_or("expected --pixels, --ids, --texts or --jpegs")?;
-        Ok(Self { model, work, threads, limit })
-    }
-}
-
-fn check_precision(value: &str) -> Result<(), Failed> {
-    match value {
-        "f32" => Ok(()),
-        _ => Err(format!("precision `{value}` is not there; there is `f32`").into()),
+        Ok(Self { model, work, threads, precision, limit })
     }
 }
 
@@ -183,7 +179,7 @@ fn main() -> Result<(), Failed> {
     let work = Work::read(*kind, path, options.limit)?;
 
     let begun = Instant::now();
-    let model = Model::open(&options.model)?;
+    let model = Model::open(&options.model)?.with_precision(options.precision);
     work.prepared(&model, 1)?.embed(&model)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", json!({"ready": begun.elapsed().as_secs_f64()}))?;

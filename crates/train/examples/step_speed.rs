@@ -1,0 +1,236 @@
+//! Trains the same dual encoder again and again, when told to: conjoin's part of `benches/peers`.
+//!
+//! In:  `--pixels FILE` (u8 `[32, 128, 128, 3]`, without a header), `--ids FILE` (a JSON list of lists); `--weights FILE`
+//!      (safetensors under our names; `--write-weights` makes it, with fresh numbers, and ends), `--threads N`,
+//!      `--precision f32|bf16`, `--chunk N` (inputs per pass). Then lines on stdin: a number of steps each.
+//! Out: lines of JSON on stdout. First `ready`: seconds from the start to the end of the first step; then the `losses` of
+//!      the first steps, so that programs can be compared. Per line of stdin: the median `seconds` of the steps,
+//!      and `items`, pairs per step. At the end of stdin: the most memory that was resident, in KiB.
+//! How: towers of 6 layers, width 384, 6 heads: pictures of 128 pixels in patches of 16, texts of 32 tokens of 8,192;
+//!      mean pooling, 256 numbers, symmetric InfoNCE, AdamW.
+//!
+//!     cargo run --release -p conjoin-train --example step_speed -- --weights FILE --pixels FILE --ids FILE
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    io::{BufRead, Write},
+    path::Path,
+    time::Instant,
+};
+
+use conjoin_core::{Gradients, Parameter, Seed, Tower};
+use conjoin_engine::Precision;
+use conjoin_input::{ImageContract, Pixels};
+use conjoin_model::{
+    EncoderInput, EncoderSpec, ImageSpec, ImageTower, NameMap, Pooling, TextTower,
+};
+use conjoin_train::{
+    AdamW, AdamWConfig, Chunking, FalseNegatives, InfoNce, LossScalar, PairLoss, Reduction,
+    ScalarConfig, Side, step,
+};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::json;
+
+const SIDE: usize = 128;
+const LEARNING_RATE: f64 = 1e-4;
+/// Steps whose loss is told.
+const TOLD: usize = 3;
+
+type Failed = Box<dyn Error>;
+
+/// The towers, on a picture of patches and on tokens.
+fn towers() -> Result<(TextTower, ImageTower), Failed> {
+    let tower = |input| {
+        let spec = EncoderSpec::pre_norm(input, 384, 6, 6).projected(256);
+        EncoderSpec { pooling: Pooling::Mean, ..spec }
+    };
+    let text =
+        tower(EncoderInput::Tokens { vocabulary: 8192, max_tokens: 32, positions: true, types: 0 });
+    let image = tower(EncoderInput::Patches {
+        image_size: SIDE,
+        patch_size: 16,
+        bias: true,
+        class_token: false,
+    });
+    let (fresh, contract) = (NameMap::default(), ImageContract::clip(SIDE));
+    let text = TextTower::build(&text, &fresh, Seed(1))?;
+    let image = ImageTower::build(&ImageSpec::Transformer(image), &contract, &fresh, Seed(2))?;
+    Ok((text, image))
+}
+
+fn write_weights(path: &Path, text: &TextTower, image: &ImageTower) -> Result<(), Failed> {
+    let all = text.parameters().iter().chain(image.parameters());
+    let bytes: Vec<(&Parameter, Vec<u8>)> =
+        all.map(|p| (p, p.value.iter().flat_map(|x| x.to_le_bytes()).collect())).collect();
+    let views = bytes
+        .iter()
+        .map(|(p, bytes)| Ok((&p.name, TensorView::new(Dtype::F32, p.shape.clone(), bytes)?)));
+    let views = views.collect::<Result<Vec<_>, Failed>>()?;
+    Ok(safetensors::serialize_to_file(views, None, path)?)
+}
+
+fn read_weights(path: &Path, parameters: &mut [Parameter]) -> Result<(), Failed> {
+    let bytes = fs_err::read(path)?;
+    let file = SafeTensors::deserialize(&bytes)?;
+    for parameter in parameters {
+        let tensor = file.tensor(&parameter.name)?;
+        let (values, _) = tensor.data().as_chunks::<4>();
+        let values: Vec<f32> = values.iter().map(|x| f32::from_le_bytes(*x)).collect();
+        if tensor.shape() != parameter.shape {
+            return Err(format!("`{}` is of shape {:?}", parameter.name, tensor.shape()).into());
+        }
+        parameter.value = values.into();
+    }
+    Ok(())
+}
+
+/// A tower with what its training needs.
+struct Trained<T: Tower> {
+    tower: T,
+    gradients: Gradients,
+    optimizer: AdamW,
+}
+
+impl<T: Tower> Trained<T> {
+    fn new(tower: T) -> Self {
+        let gradients = Gradients::zeros(tower.parameters());
+        let optimizer = optimizer(tower.parameters());
+        Self { tower, gradients, optimizer }
+    }
+
+    fn side<'a>(&'a mut self, inputs: &'a [&'a T::Input], chunk: usize) -> Side<'a, T> {
+        self.gradients.clear();
+        let chunking = Chunking { size: chunk, held: inputs.len() };
+        Side { tower: &self.tower, inputs, chunking, gradients: &mut self.gradients }
+    }
+
+    fn update(&mut self) {
+        let parameters = self.tower.parameters_mut();
+        self.optimizer.step(parameters, &self.gradients, LEARNING_RATE, 1.0);
+    }
+}
+
+fn optimizer(parameters: &[Parameter]) -> AdamW {
+    let config = AdamWConfig {
+        betas: (0.9, 0.999),
+        eps: 1e-8,
+        weight_decay: 0.01,
+        lr_multipliers: Vec::new(),
+    };
+    AdamW::new(config, parameters)
+}
+
+/// Both towers, the loss and its scale.
+struct Training {
+    text: Trained<TextTower>,
+    image: Trained<ImageTower>,
+    loss: InfoNce,
+    scale: Parameter,
+    scale_optimizer: AdamW,
+    chunk: usize,
+}
+
+impl Training {
+    fn new(text: TextTower, image: ImageTower, chunk: usize) -> Self {
+        let ScalarConfig { init, min, max, learned } = ScalarConfig::clip_log_scale();
+        let scalar = LossScalar { name: "log_scale", init, min, max, learned };
+        let scale = Parameter {
+            name: "log_scale".to_owned(),
+            shape: Vec::new(),
+            value: vec![init].into(),
+            decay: false,
+            frozen: false,
+        };
+        let scale_optimizer = optimizer(std::slice::from_ref(&scale));
+        let loss = InfoNce::new(Reduction::SymmetricMean, scalar);
+        let (text, image) = (Trained::new(text), Trained::new(image));
+        Self { text, image, loss, scale, scale_optimizer, chunk }
+    }
+
+    /// One step; returns the loss before it.
+    fn step(&mut self, texts: &[&Vec<u32>], images: &[&Pixels]) -> Result<f64, Failed> {
+        let queries = self.text.side(texts, self.chunk);
+        let documents = self.image.side(images, self.chunk);
+        let loss: &dyn PairLoss = &self.loss;
+        let told = step(queries, documents, &FalseNegatives::none(), loss, &self.scale.value)?;
+        self.text.update();
+        self.image.update();
+        let scale = std::slice::from_mut(&mut self.scale);
+        let mut gradients = Gradients::zeros(scale);
+        gradients.iter_mut().for_each(|g| g[0] = told.d_scalars[0] as f32);
+        self.scale_optimizer.step(scale, &gradients, LEARNING_RATE, 1.0);
+        Ok(told.loss)
+    }
+}
+
+/// The most memory that was ever resident, in KiB; 0 where the system does not tell.
+fn peak_kib() -> u64 {
+    let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// `--name value` pairs.
+fn options() -> Result<BTreeMap<String, String>, Failed> {
+    let mut args = std::env::args().skip(1);
+    let mut options = BTreeMap::new();
+    while let Some(name) = args.next() {
+        let value = args.next().ok_or_else(|| format!("`{name}` needs a value"))?;
+        options.insert(name, value);
+    }
+    Ok(options)
+}
+
+fn read_batch(pixels: &str, ids: &str) -> Result<(Vec<Pixels>, Vec<Vec<u32>>), Failed> {
+    let bytes = fs_err::read(pixels)?;
+    let pictures = bytes.chunks_exact(3 * SIDE * SIDE);
+    let pictures = pictures.map(|p| Pixels::new(SIDE, SIDE, p.to_vec()));
+    let ids = serde_json::from_slice(&fs_err::read(ids)?)?;
+    Ok((pictures.collect::<Result<_, _>>()?, ids))
+}
+
+fn main() -> Result<(), Failed> {
+    let options = options()?;
+    let option = |name: &str| options.get(name).map(String::as_str);
+    let threads = option("--threads").unwrap_or("1").parse()?;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let begun = Instant::now();
+    let (mut text, mut image) = towers()?;
+    if let Some(path) = option("--write-weights") {
+        return write_weights(path.as_ref(), &text, &image);
+    }
+    let weights = Path::new(option("--weights").ok_or("expected --weights")?);
+    read_weights(weights, text.parameters_mut())?;
+    read_weights(weights, image.parameters_mut())?;
+    let precision = option("--precision").unwrap_or("f32");
+    let precision: Precision = serde_json::from_value(precision.into())?;
+    text.set_precision(precision, &BTreeMap::new());
+    image.set_precision(precision, &BTreeMap::new());
+    let pixels = option("--pixels").ok_or("expected --pixels")?;
+    let (images, texts) = read_batch(pixels, option("--ids").ok_or("expected --ids")?)?;
+    let (images, texts): (Vec<_>, Vec<_>) = (images.iter().collect(), texts.iter().collect());
+    let chunk = option("--chunk").map_or(Ok(texts.len()), str::parse)?;
+    let mut training = Training::new(text, image, chunk);
+
+    let mut losses = vec![training.step(&texts, &images)?];
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", json!({"ready": begun.elapsed().as_secs_f64()}))?;
+    for _ in 1..TOLD {
+        losses.push(training.step(&texts, &images)?);
+    }
+    writeln!(out, "{}", json!({"losses": losses}))?;
+    for line in std::io::stdin().lock().lines() {
+        let mut seconds = Vec::new();
+        for _ in 0..line?.trim().parse::<usize>()?.max(1) {
+            let begun = Instant::now();
+            training.step(&texts, &images)?;
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+        seconds.sort_by(f64::total_cmp);
+        let median = seconds[seconds.len() / 2];
+        writeln!(out, "{}", json!({"seconds": median, "items": texts.len()}))?;
+    }
+    writeln!(out, "{}", json!({"peak_kib": peak_kib()}))?;
+    Ok(())
+}
