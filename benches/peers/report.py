@@ -38,7 +38,7 @@ def table(shape):
     for name, entry in found.items():
         seconds = statistics.median(entry["seconds"])
         faster = [spread(ratios(found[our], entry)) if our != name else "" for our in ours]
-        cosine = f"{entry['cosine']:.5f}" if "cosine" in entry else ""
+        cosine = f"{entry['cosine']:.5f}" if "cosine" in entry else "losses" if entry.get("losses") else ""
         flag = " **differs**" if entry.get("flagged") else ""
         cells = [name, entry["form"], f"{entry['items'] / seconds:.1f}", f"{1e3 * seconds:.1f}", *faster,
                  f"{entry['startup']:.2f}", f"{entry['peak_kib'] / 1024:.0f}", cosine + flag]

@@ -34,8 +34,10 @@ HERE = Path(__file__).resolve().parent
 # The least cosine to PyTorch's f32 vectors, by what the contender computes in.
 LEAST_COSINE = {"f32": 0.9999, "bf16": 0.999, "int8": 0.98}
 REFERENCE = ("pytorch-f32", "eager")
-# Texts of a list that are enough to tell which form is the fastest.
-TEXTS_TO_CHOOSE = 500
+LOSS_TOLERANCE = {"f32": 1e-4, "bf16": 1e-2}
+# Items of a list that are enough to tell which form is the fastest: batches of sorted texts must not be padded more
+# than in the whole list.
+TEXTS_TO_CHOOSE = 2000
 PICTURES_TO_CHOOSE = 32
 
 
@@ -122,26 +124,26 @@ class Worker:
 
 
 def forms(case, contender):
-    """The forms in which a contender may be the fastest."""
+    """The forms in which a contender may be the fastest, by what they are a choice of: the first list is tried
+    first, and each further one with what was the fastest of those before."""
     kind = contender.split("-")[0]
     if kind in ("conjoin", "candle", "transformers"):
-        return {"conjoin": [contender.split("-")[-1]], "candle": ["f32"], "transformers": ["eager"]}[kind]
-    if case.work == "train":
-        return ["eager", "inductor"] if contender.endswith("bf16") else ["eager", "onednn", "inductor"]
-    if contender == "sentence-transformers":
-        return ["batch32"]
-    if contender == "sentence-transformers-best":
-        return ["batch8", "batch16", "batch64", "batch256"]
+        return [{"conjoin": [contender.split("-")[-1]], "candle": ["f32"], "transformers": ["eager"]}[kind]]
+    if contender.startswith("sentence-transformers"):
+        best = contender.endswith("best")
+        return [[f"batch{n}" for n in ([8, 16, 64, 256] if best else [32])]]
     if contender.startswith("pytorch"):
-        way = {"pytorch-f32": ["eager", "onednn", "inductor", "inductor_onednn"],
-               "pytorch-bf16": ["eager", "autocast", "inductor"]}[contender]
-        return [form for form in way if not (ARGS.skip_slow_forms and form.startswith("inductor"))]
+        f32, bf16 = ["eager", "onednn", "inductor", "inductor_onednn"], ["eager", "autocast", "inductor"]
+        if case.work == "train":
+            f32, bf16 = f32[:3], ["eager", "inductor"]
+        of_kind = bf16 if contender.endswith("bf16") else f32
+        return [[form for form in of_kind if not (ARGS.skip_slow_forms and form.startswith("inductor"))]]
     of_model = export.forms(case.model, case.work, contender.endswith("int8"))
     ways = {
-        "texts": ["arrival256"] if kind == "fastembed" else ["sorted32", "sorted64", "sorted256"],
-        "jpegs": ["pil", "torchvision"],
-    }
-    return [f"{form}+{way}" for form in of_model for way in ways[case.work]] if case.work in ways else of_model
+        "texts": ["+arrival256"] if kind == "fastembed" else ["+sorted32", "+sorted64", "+sorted256"],
+        "jpegs": ["+pil", "+torchvision"],
+    }.get(case.work, [""])
+    return [of_model, ways]
 
 
 def contenders(case):
@@ -156,7 +158,7 @@ def contenders(case):
         return [*ours, "onnxruntime-f32", "onnxruntime-int8"]
     peers = ["transformers-f32", "pytorch-f32", "pytorch-bf16", "onnxruntime-f32", "onnxruntime-int8"]
     candle = ["candle-f32"] if ARGS.candle and case.model != "mobilenet" else []
-    return [*ours, *[peer for peer in peers if forms(case, peer)], *candle]
+    return [*ours, *[peer for peer in peers if forms(case, peer)[0]], *candle]
 
 
 def precision(contender):
@@ -188,26 +190,29 @@ def say(text):
 def seconds_of_form(case, contender, form, threads):
     """The fastest of some runs of a form, alone."""
     limit = {"texts": TEXTS_TO_CHOOSE, "jpegs": PICTURES_TO_CHOOSE}.get(case.work)
+    limit = min(limit, ARGS.limit) if limit and ARGS.limit else limit
     worker = Worker(worker_command(case, contender, form, threads, limit), threads)
     try:
         worker.start()
         first = worker.run()["seconds"]
         repetitions = int(np.clip(ARGS.seconds / first, 1, 50))
-        return min(worker.run(repetitions)["seconds"] for _ in range(3))
+        return min(worker.run(repetitions)["seconds"] for _ in range(2))
     finally:
         worker.kill()
 
 
-def fastest_form(case, contender, threads):
-    """The form that competes, and the seconds of all that were tried."""
-    path = ARGS.cache / "forms.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    key = f"{case.name} {contender} {threads}"
-    if key not in known or ARGS.choose:
-        tried = {}
-        for form in forms(case, contender):
-            if len(forms(case, contender)) == 1:
-                return form, {}
+def try_forms(case, contender, threads):
+    """Seconds of every form that was tried."""
+    first, *further = forms(case, contender)
+    candidates, tried = first, {}
+    for more in further:
+        # The choice before is made with the first of this one.
+        candidates = [form + more[0] for form in candidates]
+    for more in [None, *further]:
+        if more is not None:
+            stem = min(tried, key=tried.get).removesuffix(more[0])
+            candidates = [stem + way for way in more[1:]]
+        for form in candidates:
             try:
                 tried[form] = seconds_of_form(case, contender, form, threads)
                 say(f"  {contender} {form}: {tried[form]:.4f} s")
@@ -215,16 +220,30 @@ def fastest_form(case, contender, threads):
                 say(f"  {contender} {form}: {refused}")
         if not tried:
             raise Refused("no form could be run")
-        known = (json.loads(path.read_text()) if path.exists() else {}) | {key: tried}
+    return tried
+
+
+def fastest_form(case, contender, threads):
+    """The form that competes, and the seconds of all that were tried."""
+    only = forms(case, contender)
+    if all(len(choice) == 1 for choice in only):
+        return "".join(choice[0] for choice in only), {}
+    path = ARGS.cache / "forms.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    key = f"{case.name} {contender} {threads}"
+    if key not in known or ARGS.choose:
+        known[key] = try_forms(case, contender, threads)
         path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    tried = known[key]
-    return min(tried, key=tried.get), tried
+    return min(known[key], key=known[key].get), known[key]
 
 
-def reference_vectors(case, threads):
-    """PyTorch's vectors of the first items, in f32 as the library comes."""
-    if case.work in ("train", "texts", "jpegs"):
+def reference_of(case, entries, threads):
+    """What the vectors of the first items should be: PyTorch's in f32, of lists those of a peer in f32."""
+    if case.work == "train":
         return None
+    if case.work in ("texts", "jpegs"):
+        peers = [e for e in entries if not e.contender.startswith("conjoin") and precision(e.contender) == "f32"]
+        return np.array(peers[0].vectors) if peers else None
     worker = Worker(worker_command(case, *REFERENCE, threads), threads)
     try:
         return np.array(worker.start()["vectors"])
@@ -263,7 +282,12 @@ class Entry:
         if reference is not None and self.vectors is not None:
             cosine = least_cosine(self.vectors, reference)
             told |= {"cosine": cosine, "flagged": not cosine > LEAST_COSINE[precision(self.contender)]}
-        return told | {"peak_kib": self.worker.end()} | ({"losses": self.losses} if self.losses else {})
+        return told | {"peak_kib": self.worker.end()}
+
+    def judge_losses(self, reference):
+        """Whether the first losses are those of PyTorch in f32."""
+        far = max(abs(a - b) for a, b in zip(self.losses, reference))
+        return {"losses": self.losses, "flagged": not far < LOSS_TOLERANCE[precision(self.contender)]}
 
 
 def prepare(case):
@@ -306,12 +330,11 @@ def measure(case, threads):
             for entry in entries:
                 entry.turn()
             say(f"  round {n + 1}: " + ", ".join(f"{e.contender} {e.seconds[-1]:.4f}" for e in entries))
-        texts = next((e.vectors for e in entries if e.contender == "sentence-transformers"), None)
-        lists = next((e.vectors for e in entries if e.contender == "onnxruntime-f32"), texts)
-        reference = reference_vectors(case, threads)
-        if reference is None and case.work != "train":
-            reference = texts if texts is not None else lists
+        reference = reference_of(case, entries, threads)
         results = {entry.contender: entry.result(reference) for entry in entries}
+        by_torch = next((e for e in entries if e.contender == "pytorch-f32" and e.losses), None)
+        for entry in entries if by_torch else []:
+            results[entry.contender] |= entry.judge_losses(by_torch.losses)
     finally:
         for entry in entries:
             entry.worker.kill()

@@ -17,6 +17,12 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().expect("xtask lies in the checkout").to_owned()
 }
 
+/// Larger public data that some chores read: `$CONJOIN_SHARED`, else the folder beside the checkout.
+pub(crate) fn shared() -> String {
+    std::env::var("CONJOIN_SHARED")
+        .unwrap_or_else(|_| root().with_file_name("shared").display().to_string())
+}
+
 /// The bytes of a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Stopped> {
     fs::read(path).map_err(|e| told("read", path, &e))

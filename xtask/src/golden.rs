@@ -28,7 +28,7 @@ pub(crate) fn golden(case: &str, rest: &[&str]) -> Result<Verdict, Stopped> {
     let copy = Copy::make()?;
     let made = copy.0.join("testdata/parity").join(case);
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let shared = shared_data();
+    let shared = files::shared();
     let variables = [("CONJOIN_SHARED", shared.as_str()), ("PYTHONDONTWRITEBYTECODE", "1")];
     let args = [&["make.py"][..], script_args].concat();
     if run::run_with(&python, &args, &made, &variables)? == Verdict::No {
@@ -43,12 +43,6 @@ pub(crate) fn golden(case: &str, rest: &[&str]) -> Result<Verdict, Stopped> {
         return Ok(Verdict::Fine);
     }
     Ok(verdict)
-}
-
-/// Larger public data that some scripts read: `$CONJOIN_SHARED`, else the folder beside the checkout.
-fn shared_data() -> String {
-    std::env::var("CONJOIN_SHARED")
-        .unwrap_or_else(|_| files::root().with_file_name("shared").display().to_string())
 }
 
 fn text(path: &Path) -> Result<&str, Stopped> {

@@ -1,10 +1,11 @@
-//! The project's chores: `cargo xtask check | ci | tidy | golden CASE | fuzz`.
+//! The project's chores: `cargo xtask check | ci | tidy | golden CASE | fuzz | bench peers`.
 //!
 //! In:  a checkout. Out: text for a person, exit code 0 (fine), 1 (a check said no), 2 (could not).
 //! Not here: anything the product needs. Std only, so that it builds in seconds.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is a chore's job")]
 
+mod bench;
 mod check;
 mod files;
 mod fuzz;
@@ -26,6 +27,8 @@ cargo xtask COMMAND
                             shows the numeric differences, replaces the files only if asked to
   fuzz --seconds N [--seed S]
                             changes model folders at random for N seconds of each kind of change
+  bench peers [--with-candle] [ARGS]
+                            measures against other programs; ARGS go to benches/peers/run.py
 ";
 
 /// Whether the chore is content with the checkout.
@@ -60,6 +63,7 @@ fn dispatch(args: &[String]) -> Result<Verdict, Stopped> {
         ["tidy"] => tidy::tidy(),
         ["golden", case, rest @ ..] => golden::golden(case, rest),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
+        ["bench", rest @ ..] => bench::bench(rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(Verdict::Fine)
@@ -69,7 +73,7 @@ fn dispatch(args: &[String]) -> Result<Verdict, Stopped> {
 }
 
 /// The chores' names, for the check that documents name only what exists.
-pub(crate) const COMMANDS: [&str; 5] = ["check", "ci", "tidy", "golden", "fuzz"];
+pub(crate) const COMMANDS: [&str; 6] = ["check", "ci", "tidy", "golden", "fuzz", "bench"];
 
 #[cfg(test)]
 mod tests {
