@@ -86,11 +86,11 @@ pub(super) fn heavy_dependencies(tree: &Tree) -> Vec<Fault> {
     faults
 }
 
-/// `[lints] workspace = true` stands in every member.
+/// `[lints] workspace = true` stands in every member; a crate with a workspace of its own is none.
 pub(super) fn workspace_lints(tree: &Tree) -> Vec<Fault> {
     let members = tree
         .ending("Cargo.toml")
-        .filter(|(path, text)| *path != "Cargo.toml" && text.contains("[package]"));
+        .filter(|(_, text)| text.contains("[package]") && !text.contains("[workspace]"));
     members
         .filter(|(_, text)| {
             !lines(text).any(|(_, section, l)| section == "lints" && l == "workspace = true")
@@ -229,6 +229,7 @@ mod tests {
                 ("crates/a/Cargo.toml", "[package]\n[lints]\nworkspace = true\n"),
                 ("crates/b/Cargo.toml", "[package]\n[lints]\n# workspace = true\n"),
                 ("xtask/Cargo.toml", "[package]\nworkspace = true\n"),
+                ("benches/c/Cargo.toml", "[package]\n[workspace]\n"),
             ],
             &[
                 "crates/b/Cargo.toml: `[lints] workspace = true` is missing",
