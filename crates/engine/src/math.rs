@@ -5,6 +5,7 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
+use pulp::Simd;
 use serde::{Deserialize, Serialize};
 
 /// A pointwise non-linearity, fused behind a linear or convolution operation.
@@ -106,6 +107,34 @@ pub(crate) fn exp(x: f32) -> f32 {
     p * two_to_n
 }
 
+/// `2^x` of numbers up to 127, relative error below 2e-7; `2^-126` below -126.
+///
+/// Cephes' polynomial, with the exponent taken from the bits of a shifted sum.
+#[inline(always)]
+#[expect(clippy::excessive_precision, reason = "the constants are Cephes' as published")]
+pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer in the low bits
+    let (least, shift) = (simd.splat_f32s(-126.0), simd.splat_f32s(SHIFT));
+    let x = simd.select_f32s(simd.less_than_f32s(x, least), least, x);
+    let shifted = simd.add_f32s(x, shift);
+    let r = simd.sub_f32s(x, simd.sub_f32s(shifted, shift));
+    let mut p = simd.splat_f32s(1.535_336_188_319_5e-4);
+    for c in [
+        1.339_887_440_266_574e-3,
+        9.618_437_357_674_64e-3,
+        5.550_332_471_162_809e-2,
+        2.402_264_791_363_012e-1,
+        6.931_472_028_550_421e-1,
+        1.0,
+    ] {
+        p = simd.mul_add_e_f32s(p, r, simd.splat_f32s(c));
+    }
+    let exponent =
+        simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    let two_to_n = simd.add_u32s(exponent, simd.splat_u32s(0x3f80_0000));
+    simd.mul_f32s(p, simd.transmute_f32s_u32s(two_to_n))
+}
+
 /// `1 / (1 + e^-x)`
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
@@ -179,6 +208,29 @@ mod tests {
         }
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(-1e4) < 1e-37 && exp(1e4) > 1e38, "saturates");
+    }
+
+    #[test]
+    fn exp2_agrees_with_f64() {
+        struct Exp2(f32);
+        impl pulp::WithSimd for Exp2 {
+            type Output = f32;
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, simd: S) -> f32 {
+                simd.reduce_max_f32s(exp2(simd, simd.splat_f32s(self.0)))
+            }
+        }
+        let at = |x: f32| pulp::Arch::new().dispatch(Exp2(x));
+        for i in -12600..12700 {
+            let x = i as f32 * 0.01;
+            let relative = f64::from(at(x)) / f64::from(x).exp2() - 1.0;
+            assert!(relative.abs() < 2e-7, "exp2({x}) is off by {relative}");
+            let scalar = exp2(pulp::Scalar, x);
+            assert!((scalar / at(x) - 1.0).abs() < 2e-7, "exp2({x}) on one lane");
+        }
+        assert_eq!((at(0.0), at(-3.0), at(1.0)), (1.0, 0.125, 2.0));
+        assert_eq!(at(f32::NEG_INFINITY), at(-126.0));
+        assert!(exp2(pulp::Scalar, f32::NAN).is_nan());
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod tile;
 
 pub use packed::Precision;
 
+pub(crate) use kernels::prefetch;
 pub(crate) use left::{Left, Level, Row, convert};
 pub(crate) use packed::PackedMatrix;
 pub(crate) use product::{Epilogue, Product};

@@ -10,7 +10,8 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{
-    MatRef, kernels,
+    MatRef,
+    kernels::{self, BLOCK, transpose_block},
     left::{pair, to_pairs},
     packed::Precision,
     tile::{MAX_ROWS, MAX_WIDTH, TileKernel, VECTORS, Words},
@@ -66,6 +67,8 @@ pub(crate) struct Tiles<S, K> {
 #[derive(Debug, Default)]
 pub(crate) struct Panels {
     words: Aligned,
+    /// The sums of a tile of a product with it.
+    sums: Aligned,
     k_words: usize,
     n: usize,
 }
@@ -91,6 +94,12 @@ impl<S: Simd, K: TileKernel> Tiles<S, K> {
     #[inline(always)]
     pub(crate) fn per_word(self) -> usize {
         self.per_word
+    }
+
+    /// The machine's vectors.
+    #[inline(always)]
+    pub(crate) fn simd(self) -> S {
+        self.simd
     }
 
     /// The most rows of a register tile.
@@ -150,25 +159,38 @@ impl<S: Simd, K: TileKernel> Tiles<S, K> {
     pub(crate) fn pack(self, b: MatRef<'_>, panels: &mut Panels) {
         for (first, panel) in panels.shape::<K>(b.rows.div_ceil(self.per_word), b.cols) {
             match self.per_word {
-                1 => pack_rows::<1>(panel, b, first, |[x]| x.to_bits()),
-                _ => pack_rows::<2>(panel, b, first, pair),
+                1 => pack_numbers::<K>(panel, b, first),
+                _ => pack_pairs(panel, b, first),
             }
         }
     }
 
-    /// Packs `[n, k]` words as columns.
+    /// Packs `n` rows of words as columns.
+    ///
+    /// # Shapes
+    /// `rows`: `[n', k_words]`, `n'` being `n` or more.
     #[inline(always)]
-    pub(crate) fn pack_transposed(self, rows: &[u32], k_words: usize, panels: &mut Panels) {
-        let n = rows.len() / k_words;
+    pub(crate) fn pack_transposed(
+        self,
+        (rows, k_words): (&[u32], usize),
+        n: usize,
+        panels: &mut Panels,
+    ) {
+        let blocked = k_words / BLOCK * BLOCK;
         for (first, panel) in panels.shape::<K>(k_words, n) {
             let width = panel.len() / k_words;
-            let columns = &rows[first * k_words..n.min(first + width) * k_words];
-            if columns.len() < panel.len() {
-                panel.fill(0);
+            let rows = &rows[first * k_words..];
+            let whole = (rows.len() / k_words).min(width) / BLOCK * BLOCK;
+            for j in (0..whole).step_by(BLOCK) {
+                for k in (0..blocked).step_by(BLOCK) {
+                    let from = (&rows[j * k_words + k..], k_words);
+                    transpose_block(from, (&mut panel[k * width + j..], width));
+                }
             }
-            for (j, column) in columns.chunks_exact(k_words).enumerate() {
-                for (to, word) in panel[j..].iter_mut().step_by(width).zip(column) {
-                    *to = *word;
+            for j in 0..width {
+                let row = if first + j < n { &rows[j * k_words..][..k_words] } else { &[] };
+                for k in if j < whole { blocked } else { 0 }..k_words {
+                    panel[k * width + j] = row.get(k).copied().unwrap_or_default();
                 }
             }
         }
@@ -180,11 +202,11 @@ impl<S: Simd, K: TileKernel> Tiles<S, K> {
     pub(crate) fn multiply(
         self,
         (left, rows): (Words<'_>, usize),
-        right: &Panels,
+        right: &mut Panels,
         (inner, columns): (Range<usize>, Range<usize>),
         mut sink: impl FnMut(usize, usize, &[f32]),
     ) {
-        let mut sums = Sums([0.0; MAX_ROWS * MAX_WIDTH]);
+        let sums = right.sums.at_least(MAX_ROWS * MAX_WIDTH);
         let full = VECTORS * K::LANES;
         let n = right.n.next_multiple_of(K::LANES);
         let words: &[u32] = bytemuck::cast_slice(right.words.as_ref());
@@ -197,25 +219,14 @@ impl<S: Simd, K: TileKernel> Tiles<S, K> {
                 let (row, end) = (tile * rows / n_tiles, (tile + 1) * rows / n_tiles);
                 let a = left.from(row, inner.start);
                 let kernel = self.kernel;
-                self.simd.vectorize(OneTile {
-                    kernel,
-                    a,
-                    rows: end - row,
-                    b,
-                    width,
-                    sums: &mut sums,
-                });
-                for (r, sums) in (row..end).zip(sums.0.chunks_exact(width)) {
+                self.simd.vectorize(OneTile { kernel, a, rows: end - row, b, width, sums });
+                for (r, sums) in (row..end).zip(sums.chunks_exact(width)) {
                     sink(r, first, sums);
                 }
             }
         }
     }
 }
-
-/// The sums of a tile.
-#[repr(align(64))]
-struct Sums([f32; MAX_ROWS * MAX_WIDTH]);
 
 /// One register tile: a function of its own, so that its many sizes are compiled once.
 struct OneTile<'a, K> {
@@ -224,7 +235,7 @@ struct OneTile<'a, K> {
     rows: usize,
     b: &'a [u32],
     width: usize,
-    sums: &'a mut Sums,
+    sums: &'a mut [f32],
 }
 
 impl<K: TileKernel> WithSimd for OneTile<'_, K> {
@@ -244,7 +255,7 @@ impl<K: TileKernel> WithSimd for OneTile<'_, K> {
 impl<K: TileKernel> OneTile<'_, K> {
     #[inline(always)]
     fn run<const V: usize>(self) {
-        let Self { kernel, a, b, sums: Sums(out), .. } = self;
+        let Self { kernel, a, b, sums: out, .. } = self;
         match self.rows {
             1 => kernel.tile::<1, V>(a, b, out, false),
             2 => kernel.tile::<2, V>(a, b, out, false),
@@ -258,25 +269,41 @@ impl<K: TileKernel> OneTile<'_, K> {
     }
 }
 
-/// Writes `N` rows of `b` into each row of words of a panel, zeros behind the last row and column.
+/// Copies rows of `b`, zeros behind the last column.
 #[inline(always)]
-fn pack_rows<const N: usize>(
-    panel: &mut [u32],
-    b: MatRef<'_>,
-    first: usize,
-    word: impl Fn([f32; N]) -> u32,
-) {
-    static ZEROS: [f32; MAX_WIDTH] = [0.0; MAX_WIDTH];
-    let width = panel.len() / b.rows.div_ceil(N);
+fn pack_numbers<K: TileKernel>(panel: &mut [u32], b: MatRef<'_>, first: usize) {
+    let width = panel.len() / b.rows;
     let cols = width.min(b.cols - first);
-    for (i, words) in panel.chunks_exact_mut(width).enumerate() {
-        let rows: [&[f32]; N] = std::array::from_fn(|p| match i * N + p {
-            k if k < b.rows => &b.data[k * b.row_stride + first..][..cols],
-            _ => &ZEROS[..cols],
-        });
-        for (j, to) in words[..cols].iter_mut().enumerate() {
-            *to = word(rows.map(|row| row[j]));
+    let rows = b.data[first..].chunks(b.row_stride);
+    for (words, row) in panel.chunks_exact_mut(width).zip(rows) {
+        let row = bytemuck::cast_slice(&row[..cols]);
+        let whole = cols / K::LANES * K::LANES;
+        copy_vectors::<K, u32>(&mut words[..whole], row);
+        for (j, to) in words.iter_mut().enumerate().skip(whole) {
+            *to = row.get(j).copied().unwrap_or_default();
         }
+    }
+}
+
+/// Copies whole vectors: without a call, as their number is small.
+#[inline(always)]
+pub(crate) fn copy_vectors<K: TileKernel, T: Copy>(to: &mut [T], from: &[T]) {
+    for (to, from) in to.chunks_exact_mut(K::LANES).zip(from.chunks_exact(K::LANES)) {
+        to.copy_from_slice(from);
+    }
+}
+
+/// Writes two rows of `b` into each row of words, zeros behind the last row and column.
+#[inline(always)]
+fn pack_pairs(panel: &mut [u32], b: MatRef<'_>, first: usize) {
+    static ZEROS: [f32; MAX_WIDTH] = [0.0; MAX_WIDTH];
+    let width = panel.len() / b.rows.div_ceil(2);
+    let cols = width.min(b.cols - first);
+    let mut rows = b.data[first..].chunks(b.row_stride).take(b.rows);
+    for words in panel.chunks_exact_mut(width) {
+        let [even, odd] = [rows.next(), rows.next()].map(|row| &row.unwrap_or(&ZEROS)[..cols]);
+        let pairs = even.iter().zip(odd);
+        words.iter_mut().zip(pairs).for_each(|(to, (x, y))| *to = pair([*x, *y]));
         words[cols..].fill(0);
     }
 }

@@ -291,3 +291,15 @@ fn every_instruction_set_sums_as_the_scalar_one() {
     near(sums_of(kernels::F32(scalar), &singles.0, &singles.1, k), f32s, "scalar f32");
     assert_eq!(sums_of(kernels::Int8(scalar), &a, &b, k), bytes, "scalar bytes");
 }
+
+#[test]
+fn blocks_are_transposed_as_word_by_word() {
+    let (from_stride, to_stride) = (19, 33);
+    let from: Vec<u32> = (0..16 * from_stride as u32).collect();
+    let mut found = vec![7; 16 * to_stride];
+    let mut expected = found.clone();
+    kernels::transpose_block((&from, from_stride), (&mut found, to_stride));
+    kernels::generic::transpose_block((&from, from_stride), (&mut expected, to_stride));
+    assert_eq!(found, expected);
+    assert_eq!(found[2 * to_stride + 5], from[5 * from_stride + 2]);
+}

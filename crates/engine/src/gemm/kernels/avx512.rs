@@ -5,9 +5,10 @@
 #![expect(unsafe_code, reason = "instructions that Rust offers as intrinsics only")]
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_dpbf16_ps,
-    _mm512_dpbusd_epi32, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_storeu_ps,
+    __m512, __m512bh, __m512i, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_cvtepi32_ps,
+    _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_permutex2var_epi32, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use crate::gemm::tile::{MAX_ROWS, TileKernel, Words};
@@ -34,6 +35,83 @@ impl Int8 {
     pub(in crate::gemm) fn detect() -> Option<Self> {
         let has = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
         has.then_some(Self(()))
+    }
+}
+
+/// Transposes blocks of 16 by 16 words. Only made where the machine has AVX-512.
+#[derive(Clone, Copy)]
+pub(in crate::gemm) struct Transpose(());
+
+impl Transpose {
+    pub(in crate::gemm) fn detect() -> Option<Self> {
+        is_x86_feature_detected!("avx512f").then_some(Self(()))
+    }
+
+    /// Writes 16 words of 16 rows of `from` as 16 rows of `to`.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    #[inline(always)]
+    pub(in crate::gemm) fn block(
+        self,
+        (from, from_stride): (&[u32], usize),
+        (to, to_stride): (&mut [u32], usize),
+    ) {
+        assert!(15 * from_stride + LANES <= from.len(), "16 rows to read");
+        assert!(15 * to_stride + LANES <= to.len(), "16 rows to write");
+        // SAFETY: `Self` exists only where the machine has AVX-512; the lengths are checked.
+        unsafe { transpose((from.as_ptr(), from_stride), (to.as_mut_ptr(), to_stride)) }
+    }
+}
+
+/// In step `s` = 1, 2, 4, 8 rows `i` and `i + s` swap the words whose places differ in that bit.
+///
+/// # Safety
+/// The machine has AVX-512; both hold 16 rows of 16 words, the strides apart.
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose((from, from_stride): (*const u32, usize), (to, to_stride): (*mut u32, usize)) {
+    const SWAPS: [[[u32; LANES]; 2]; 4] = {
+        let mut swaps = [[[0; LANES]; 2]; 4];
+        let mut step = 0;
+        while step < 4 {
+            let (bit, mut j) = (1 << step, 0);
+            while j < LANES {
+                let other = (LANES + (j ^ bit)) as u32;
+                let moved = j & bit != 0;
+                swaps[step][0][j] = if moved { other } else { j as u32 };
+                swaps[step][1][j] = if moved { (LANES + j) as u32 } else { (j ^ bit) as u32 };
+                j += 1;
+            }
+            step += 1;
+        }
+        swaps
+    };
+    // SAFETY: the caller promises the rows; the patterns are whole vectors.
+    unsafe {
+        let mut rows = [_mm512_setzero_si512(); LANES];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = _mm512_loadu_si512(from.add(r * from_stride).cast());
+        }
+        for (step, patterns) in SWAPS.iter().enumerate() {
+            let [low, high] = patterns.each_ref().map(|p| _mm512_loadu_si512(p.as_ptr().cast()));
+            for i in (0..LANES).filter(|i| i & (1 << step) == 0) {
+                let (a, b) = (rows[i], rows[i | 1 << step]);
+                rows[i] = _mm512_permutex2var_epi32(a, low, b);
+                rows[i | 1 << step] = _mm512_permutex2var_epi32(a, high, b);
+            }
+        }
+        for (r, row) in rows.iter().enumerate() {
+            _mm512_storeu_si512(to.add(r * to_stride).cast(), *row);
+        }
+    }
+}
+
+/// Asks for the cache lines of some numbers, into the second-level cache.
+#[inline(always)]
+pub(super) fn prefetch(values: &[f32]) {
+    for line in values.chunks(LANES) {
+        // SAFETY: a hint; it reads nothing, and the address lies inside the slice.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
 }
 

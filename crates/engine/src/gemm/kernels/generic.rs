@@ -6,6 +6,7 @@
 
 use pulp::Simd;
 
+use super::BLOCK;
 use crate::gemm::tile::{MAX_WIDTH, TileKernel, Words, tile_rows};
 
 /// One `f32` per word.
@@ -88,6 +89,19 @@ impl<S: Simd> TileKernel for Bf16<S> {
             }
         }
         store(simd, sums, out, add);
+    }
+}
+
+/// [`super::transpose_block`] word by word.
+#[inline(always)]
+pub(in crate::gemm) fn transpose_block(
+    (from, from_stride): (&[u32], usize),
+    (to, to_stride): (&mut [u32], usize),
+) {
+    for (j, row) in from.chunks(from_stride).take(BLOCK).enumerate() {
+        for (k, word) in row[..BLOCK].iter().enumerate() {
+            to[k * to_stride + j] = *word;
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! In:  `dL/do`. Out: the gradients of `q`, `k`, `v` and of the bias' table.
 //! The queries of a sequence are taken in blocks; `dk` and `dv` are summed over the blocks in order.
 
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, f32::consts::LN_2, ops::Range};
 
 use pulp::Simd;
 use rayon::prelude::*;
@@ -21,7 +21,7 @@ use crate::{
     aligned::Aligned,
     gemm::{
         MatRef, TileKernel, Words,
-        small::{self, Panels, Task, Tiles},
+        small::{self, Panels, Task, Tiles, copy_vectors},
     },
     simd,
     tape::{Backward, BackwardPass},
@@ -198,12 +198,14 @@ impl Head<'_> {
             return;
         }
         self.pack_keys(tiles, &mut scratch.forward);
+        let n = self.keys.len();
         let rows = &scratch.forward.rows.as_ref()[..n_keys];
-        tiles.pack(MatRef::new(rows, self.keys.len(), c), &mut scratch.key_rows);
-        let rows = scratch.forward.rows.at_least(n_keys);
-        self.copy(rows, self.of.v, self.unit.start + self.keys.start);
-        let words = tiles.words(rows, c, &mut scratch.words);
-        tiles.pack_transposed(words, c.div_ceil(tiles.per_word()), &mut scratch.value_columns);
+        tiles.pack(MatRef::new(rows, n, c), &mut scratch.key_rows);
+        let rows = scratch.forward.rows.at_least(self.row_len() * c);
+        self.copy(&mut rows[..n_keys], self.of.v, self.unit.start + self.keys.start);
+        rows[n_keys..].fill(0.0);
+        let words = (tiles.words(rows, c, &mut scratch.words), c.div_ceil(tiles.per_word()));
+        tiles.pack_transposed(words, n, &mut scratch.value_columns);
         for block in self.blocks(BLOCK) {
             self.weigh(tiles, block.clone(), &mut scratch.forward);
             self.score_gradients(tiles, dy, block.clone(), scratch);
@@ -231,7 +233,7 @@ impl Head<'_> {
         let keys = self.local_keys(block);
         let ds = ds.at_least(n * len);
         tiles.multiply((left, n), value_columns, (0..k_words, keys.clone()), |r, first, sums| {
-            ds[r * len + first..][..sums.len()].copy_from_slice(sums);
+            copy_vectors::<K, f32>(&mut ds[r * len + first..][..sums.len()], sums);
         });
         let weights = forward.weights.at_least(n * len).chunks_exact_mut(len);
         for ((ds, p), inverse) in ds.chunks_exact_mut(len).zip(weights).zip(&forward.inverse) {
@@ -281,7 +283,8 @@ impl Head<'_> {
         });
     }
 
-    /// Adds a block of queries to `dv = Pᵀ do` and `dk = dSᵀ q / √c`; the queries are scaled already.
+    /// Adds a block of queries to `dv = Pᵀ do` and `dk = dSᵀ q / √c`; the queries are scaled already,
+    /// for powers of two.
     #[inline(always)]
     fn key_gradients<S: Simd, K: TileKernel>(
         &self,
@@ -292,9 +295,9 @@ impl Head<'_> {
         let (n, c, len) = (block.len(), self.work.c(), self.row_len());
         let keys = self.local_keys(block);
         let Scratch { forward, block_rows, d_out, ds, words, dk, dv, .. } = scratch;
-        let of_values = (forward.weights.as_ref(), d_out.as_ref(), dv);
-        let of_keys = (ds.as_ref(), forward.rows.as_ref(), dk);
-        for (left, right, sum) in [of_values, of_keys] {
+        let of_values = (forward.weights.as_ref(), d_out.as_ref(), dv, 1.0);
+        let of_keys = (ds.as_ref(), forward.rows.as_ref(), dk, LN_2);
+        for (left, right, sum, factor) in [of_values, of_keys] {
             tiles.pack(MatRef::new(&right[..n * c], n, c), block_rows);
             let left = tiles.column_words(&left[..n * len], len, words);
             let left = Words::columns(&left[keys.start..], len);
@@ -302,7 +305,7 @@ impl Head<'_> {
             let inner = 0..n.div_ceil(tiles.per_word());
             tiles.multiply((left, keys.len()), block_rows, (inner, 0..c), |r, first, sums| {
                 let to = &mut sum[r * c + first..][..sums.len().min(c - first)];
-                simd::add_assign(to, sums);
+                to.iter_mut().zip(sums).for_each(|(to, sum)| *to += factor * sum);
             });
         }
     }

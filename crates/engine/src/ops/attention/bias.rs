@@ -2,13 +2,13 @@
 //!
 //! In:  a [`DistanceBias`] and the longest sequence. Out: for each query a slice of numbers per key.
 
-use std::sync::Arc;
+use std::{f32::consts::LOG2_E, sync::Arc};
 
 use super::{DistanceBias, LANES};
 use crate::Exec;
 
 /// The bias of every head by distance: for `j − i` from `−(n − 1)` to `n − 1`, with `n` the longest
-/// sequence of the batch; zeros behind, as rows of scores are whole vectors.
+/// sequence of the batch; zeros behind, as rows of scores are whole vectors. Times `log₂ e`, as scores are.
 #[derive(Clone)]
 pub(super) struct ByDistance {
     values: Arc<[f32]>,
@@ -23,12 +23,14 @@ impl ByDistance {
             DistanceBias::Alibi(slopes) => {
                 assert_eq!(slopes.len(), heads, "a slope per head");
                 let row = |m: f32| distances.clone().map(move |d| -m * (d.abs_diff(n - 1)) as f32);
-                slopes.iter().flat_map(|m| row(*m).chain(behind.clone())).collect()
+                slopes.iter().flat_map(|m| row(*m * LOG2_E).chain(behind.clone())).collect()
             }
             DistanceBias::Buckets { table, bucket_of } => {
                 let (table, skip) = (exec.value(*table), bucket_of.len().div_ceil(2) - n);
                 let row = |head| {
-                    distances.clone().map(move |d| table[bucket_of[skip + d] * heads + head])
+                    distances
+                        .clone()
+                        .map(move |d| table[bucket_of[skip + d] * heads + head] * LOG2_E)
                 };
                 (0..heads).flat_map(|head| row(head).chain(behind.clone())).collect()
             }

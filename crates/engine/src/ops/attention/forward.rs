@@ -4,7 +4,7 @@
 //! Per head, keys and values are packed once for a unit; for a tile of queries the scores stand in a
 //! scratch of the thread, become weights there, and are multiplied with the values into the result.
 
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, f32::consts::LOG2_E, ops::Range};
 
 use pulp::Simd;
 
@@ -15,10 +15,10 @@ use super::{
 use crate::{
     aligned::Aligned,
     gemm::{
-        TileKernel, Words,
-        small::{self, Panels, Task, Tiles},
+        TileKernel, Words, prefetch,
+        small::{self, Panels, Task, Tiles, copy_vectors},
     },
-    math, simd,
+    math,
 };
 
 /// Memory of one thread.
@@ -62,14 +62,16 @@ impl Task for Forward<'_> {
     #[inline(always)]
     fn run<S: Simd, K: TileKernel>(self, tiles: Tiles<S, K>) {
         let Self { work, of, units, out, scratch } = self;
-        let mut row = 0;
-        for unit in units.iter().filter(|unit| !unit.positions.is_empty()) {
-            let n = unit.positions.len();
-            let out = &mut out[row * work.d..(row + n) * work.d];
-            for head in 0..work.spec.heads {
-                Head::new(work, of, unit, head).forward(tiles, out, scratch);
-            }
-            row += n;
+        let heads = units
+            .iter()
+            .filter(|unit| !unit.positions.is_empty())
+            .flat_map(|unit| (0..work.spec.heads).map(move |i| Head::new(work, of, unit, i)));
+        let mut heads = heads.peekable();
+        let first = units[0].row;
+        while let Some(head) = heads.next() {
+            let begin = (head.unit.row - first) * work.d;
+            let out = &mut out[begin..begin + head.unit.positions.len() * work.d];
+            head.forward(tiles, out, (scratch, heads.peek()));
         }
     }
 }
@@ -115,7 +117,7 @@ impl<'a> Head<'a> {
         &self,
         tiles: Tiles<S, K>,
         out: &mut [f32],
-        scratch: &mut Scratch,
+        (scratch, next): (&mut Scratch, Option<&Self>),
     ) {
         let (d, c, column) = (self.work.d, self.work.c(), self.column());
         if self.keys.is_empty() {
@@ -125,6 +127,9 @@ impl<'a> Head<'a> {
         let tokens = self.unit.start + self.keys.start..self.unit.start + self.keys.end;
         tiles.pack(self.of.v.matrix(tokens, column, c), &mut scratch.values);
         for block in self.blocks(tiles.rows()) {
+            if let Some(next) = next {
+                next.prefetch((block.clone(), self.unit.positions.clone()));
+            }
             self.weigh(tiles, block.clone(), scratch);
             let keys = self.local_keys(block.clone());
             let Scratch { values, words, weights, inverse, .. } = &mut *scratch;
@@ -140,6 +145,25 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// Asks for a part of what this head reads, while another is computed: its rows lie too far apart for
+    /// the machine to foresee them.
+    #[inline(always)]
+    fn prefetch(&self, (part, whole): (Range<usize>, Range<usize>)) {
+        let (c, column) = (self.work.c(), self.column());
+        let share = |n: usize| {
+            let at = |i: usize| (i - whole.start) * n / whole.len();
+            at(part.start)..at(part.end)
+        };
+        for i in share(self.unit.positions.len()) {
+            prefetch(self.of.q.row(self.unit.row + i, column, c));
+        }
+        for i in share(self.keys.len()) {
+            let token = self.unit.start + self.keys.start + i;
+            prefetch(self.of.k.row(token, column, c));
+            prefetch(self.of.v.row(token, column, c));
+        }
+    }
+
     /// Packs the keys, turned to their positions, as columns.
     #[inline(always)]
     pub(super) fn pack_keys<S: Simd, K: TileKernel>(
@@ -148,10 +172,13 @@ impl<'a> Head<'a> {
         scratch: &mut Scratch,
     ) {
         let Scratch { keys, rows, words, .. } = scratch;
-        let c = self.work.c();
-        let rows = rows.at_least(self.keys.len() * c);
-        self.load(rows, self.of.k, self.unit.start + self.keys.start, self.keys.start, 1.0);
-        tiles.pack_transposed(tiles.words(rows, c, words), c.div_ceil(tiles.per_word()), keys);
+        let (n, c) = (self.keys.len(), self.work.c());
+        let rows = rows.at_least(self.row_len() * c);
+        let token = self.unit.start + self.keys.start;
+        self.load(&mut rows[..n * c], self.of.k, token, self.keys.start, 1.0);
+        rows[n * c..].fill(0.0);
+        let words = (tiles.words(rows, c, words), c.div_ceil(tiles.per_word()));
+        tiles.pack_transposed(words, n, keys);
     }
 
     /// Copies rows of queries or keys, turned to their positions, times `factor`.
@@ -168,11 +195,11 @@ impl<'a> Head<'a> {
         for (i, to) in to.chunks_exact_mut(c).enumerate() {
             let from = from.row(row + i, column, c);
             match &self.work.spec.rotary {
-                Some(table) => table.turn(to, from, position + i, 1.0),
-                None => to.copy_from_slice(from),
-            }
-            if factor != 1.0 {
-                to.iter_mut().for_each(|x| *x *= factor);
+                Some(table) => {
+                    table.turn(to, from, position + i, 1.0);
+                    to.iter_mut().for_each(|x| *x *= factor);
+                }
+                None => to.iter_mut().zip(from).for_each(|(to, x)| *to = x * factor),
             }
         }
     }
@@ -197,7 +224,7 @@ impl<'a> Head<'a> {
         let Scratch { keys, rows, words, weights, inverse, .. } = scratch;
         let rows = rows.at_least(n * c);
         let row = self.unit.row + block.start - self.unit.positions.start;
-        self.load(rows, self.of.q, row, block.start, self.work.scale());
+        self.load(rows, self.of.q, row, block.start, self.work.scale() * LOG2_E);
         let k_words = c.div_ceil(tiles.per_word());
         let left = Words::rows(tiles.words(rows, c, words), k_words);
         let seen = self.local_keys(block.clone());
@@ -205,7 +232,7 @@ impl<'a> Head<'a> {
         tiles.multiply((left, n), keys, (0..k_words, seen.clone()), |r, first, sums| {
             let to = &mut weights[r * len + first..][..sums.len()];
             match &self.work.bias {
-                None => to.copy_from_slice(sums),
+                None => copy_vectors::<K, f32>(to, sums),
                 Some(bias) => {
                     let bias = bias.row(self.head, block.start + r, self.keys.start + first);
                     to.iter_mut().zip(sums).zip(bias).for_each(|((to, s), b)| *to = s + b);
@@ -218,30 +245,40 @@ impl<'a> Head<'a> {
             let own = self.work.seen(self.unit, i);
             let begin = self.keys.start + whole.start;
             let own = own.start.max(begin) - begin..own.end.max(begin) - begin;
-            inverse.push(exponentials(&mut row[whole.clone()], own));
+            inverse.push(powers(tiles.simd(), &mut row[whole.clone()], own));
         }
     }
 }
 
-/// `e^(s − max s)` of the scores that are seen, in place; zeros elsewhere. Gives `1 / Σ`, or zero where
+/// `2^(s − max s)` of the scores that are seen, in place; zeros elsewhere. Gives `1 / Σ`, or zero where
 /// nothing is seen. The sum does not depend on how many whole vectors of unseen scores there are.
 #[inline(always)]
-fn exponentials(scores: &mut [f32], seen: Range<usize>) -> f32 {
-    if seen.is_empty() {
-        scores.fill(0.0);
-        return 0.0;
+fn powers<S: Simd>(simd: S, scores: &mut [f32], seen: Range<usize>) -> f32 {
+    hide(scores, &seen, f32::NEG_INFINITY);
+    let (vectors, _) = S::as_mut_simd_f32s(scores);
+    let mut max = simd.splat_f32s(f32::NEG_INFINITY);
+    for s in vectors.iter() {
+        max = simd.max_f32s(*s, max);
     }
-    scores[..seen.start].fill(f32::NEG_INFINITY);
-    scores[seen.end..].fill(f32::NEG_INFINITY);
-    let max = simd::max(scores);
-    let mut sums = [0.0; LANES];
+    let max = simd.splat_f32s(simd.reduce_max_f32s(max));
+    let mut sum = simd.splat_f32s(0.0);
+    for s in vectors.iter_mut() {
+        *s = math::exp2(simd, simd.sub_f32s(*s, max));
+        // What is hidden adds 2^-126 to a sum of 1 or more: nothing.
+        sum = simd.add_f32s(sum, *s);
+    }
+    hide(scores, &seen, 0.0);
+    if seen.is_empty() { 0.0 } else { 1.0 / simd.reduce_sum_f32s(sum) }
+}
+
+/// Overwrites what is not seen.
+#[inline(always)]
+fn hide(scores: &mut [f32], seen: &Range<usize>, with: f32) {
     let (vectors, _) = scores.as_chunks_mut::<LANES>();
-    for scores in vectors {
-        for (s, sum) in scores.iter_mut().zip(&mut sums) {
-            let e = math::exp(*s - max);
-            *s = if *s == f32::NEG_INFINITY { 0.0 } else { e };
-            *sum += *s;
+    let whole = seen.start.div_ceil(LANES)..seen.end / LANES;
+    for (i, scores) in vectors.iter_mut().enumerate().filter(|(i, _)| !whole.contains(i)) {
+        for (j, s) in scores.iter_mut().enumerate() {
+            *s = if seen.contains(&(i * LANES + j)) { *s } else { with };
         }
     }
-    1.0 / simd::sum(&sums)
 }
