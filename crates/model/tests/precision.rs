@@ -86,12 +86,21 @@ fn exceptions_are_made_by_name() {
         let tower = model.parts().text.as_ref().unwrap();
         conjoin_core::Tower::parameters(tower).iter().map(|p| p.name.clone()).collect()
     };
-    let all = names(&model).into_iter().map(|name| (name, Precision::F32)).collect();
-    let text = TowerPrecision { precision: Precision::Int8, exceptions: all };
-    let precision = ModelPrecision { text: Some(text), image: None };
-    model.set_precision(&precision).unwrap();
-    assert_eq!(model.precision().text, precision.text);
-    assert_eq!(vectors(&model, &case), exact, "with every weight an exception nothing changes");
+    let all: std::collections::BTreeMap<_, _> =
+        names(&model).into_iter().map(|name| (name, Precision::F32)).collect();
+    let mut found = [Precision::F32, Precision::Bf16, Precision::Int8].map(|precision| {
+        let text = TowerPrecision { precision, exceptions: all.clone() };
+        let precision = ModelPrecision { text: Some(text), image: None };
+        model.set_precision(&precision).unwrap();
+        assert_eq!(model.precision().text, precision.text);
+        vectors(&model, &case)
+    });
+    assert_eq!(found[0], exact, "with every weight an exception nothing changes");
+    // But in attention, which has no weights: it is computed of bf16 for both.
+    assert_eq!(found[1], found[2]);
+    let (text, image) = (found[1].remove(0).1, found[1].remove(0).1);
+    assert!(min_cosine(&exact[0].1, &text) >= 0.9999);
+    assert_eq!(image, exact[1].1);
 
     let unknown = [("text.nothing".to_owned(), Precision::F32)].into();
     let text = TowerPrecision { precision: Precision::Int8, exceptions: unknown };
