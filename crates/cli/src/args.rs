@@ -1,11 +1,12 @@
 //! The command line as it is typed.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use conjoin_core::VectorName;
 use conjoin_hub::ModelName;
 use conjoin_model::{ExportTarget, LongText, Model, ModelErrorKind, Precision};
+use serde::Serialize;
 
 /// Multimodal embeddings in one tool: curate, train, adapt, measure, embed, index, search, serve.
 ///
@@ -99,6 +100,16 @@ pub(crate) struct Doctor {
     pub no_speed: bool,
     #[command(flatten)]
     pub precision: PrecisionArgs,
+    /// Measure the precisions on the first lines of this file (of a model that ranks: the first line is
+    /// the query).
+    #[arg(long, value_name = "FILE")]
+    pub texts: Option<PathBuf>,
+    /// Measure the precisions on the first pictures of this folder.
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// Write the precision that was found, for `--precision FILE.json`.
+    #[arg(long, value_name = "FILE.json")]
+    pub save_precision: Option<PathBuf>,
     /// Print everything as JSON.
     #[arg(long)]
     pub json: bool,
@@ -319,13 +330,53 @@ impl ReadingArgs {
     }
 }
 
+/// How products are to be computed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PrecisionChoice {
+    /// As told.
+    Fixed(Precision),
+    /// As measured on a sample of the inputs.
+    Auto,
+    /// As a file says that `conjoin doctor` wrote.
+    Plan(PathBuf),
+}
+
+impl Default for PrecisionChoice {
+    fn default() -> Self {
+        Self::Fixed(Precision::F32)
+    }
+}
+
+impl FromStr for PrecisionChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Self::Fixed(Precision::F32)),
+            "bf16" => Ok(Self::Fixed(Precision::Bf16)),
+            "int8" => Ok(Self::Fixed(Precision::Int8)),
+            "auto" => Ok(Self::Auto),
+            _ if text.to_lowercase().ends_with(".json") => Ok(Self::Plan(text.into())),
+            _ => Err("expected `f32`, `bf16`, `int8`, `auto` or a plan, `FILE.json`".to_owned()),
+        }
+    }
+}
+
 /// How exactly vectors are computed.
 #[derive(Debug, Clone, Default, Group)]
 pub(crate) struct PrecisionArgs {
-    /// How products are computed: `f32`; `bf16`, faster, vectors at a cosine of about 0.9999 to those;
-    /// `int8`, fastest, at about 0.99.
-    #[arg(long, value_name = "f32|bf16|int8", default_value = "f32", value_parser = precision)]
-    pub precision: Precision,
+    /// How products are computed: `f32`; `bf16`, faster, vectors at a cosine of 0.9995 or more to those of
+    /// `f32`; `int8`, faster still, 0.99 or more of most models; `auto`, the fastest that is as near on the
+    /// first inputs, which takes seconds to measure (an index is searched as it was made); or the file
+    /// that `conjoin doctor MODEL --save-precision FILE.json` wrote.
+    #[arg(
+        long,
+        value_name = "f32|bf16|int8|auto|FILE.json",
+        default_value = "f32",
+        hide_default_value = true
+    )]
+    pub precision: PrecisionChoice,
 }
 
 /// What a model leaves to its user.
@@ -476,16 +527,6 @@ pub(crate) struct Serve {
     pub address: SocketAddr,
     #[command(flatten)]
     pub precision: PrecisionArgs,
-}
-
-/// A precision by its name.
-fn precision(text: &str) -> Result<Precision, String> {
-    match text {
-        "f32" => Ok(Precision::F32),
-        "bf16" => Ok(Precision::Bf16),
-        "int8" => Ok(Precision::Int8),
-        _ => Err("expected `f32`, `bf16` or `int8`".to_owned()),
-    }
 }
 
 /// A finite number above 0.

@@ -25,7 +25,7 @@ use crate::{
     machine, models,
     observer::{self, Watcher},
     pairs::{DatasetPairs, Preparation},
-    precision,
+    precision::{self, PRECISION_FACT},
     recipe::Recipe,
     stages::Stages,
     tasks::{self, Bench, Measured},
@@ -450,7 +450,8 @@ pub(crate) fn open_search(
             short(model.fingerprint()),
         ));
     }
-    Ok((opened, precision.apply(model)?))
+    let model = precision.apply_as_indexed(model, facts.get(PRECISION_FACT))?;
+    Ok((opened, model))
 }
 
 fn short(fingerprint: &str) -> &str {

@@ -56,6 +56,10 @@ impl CrossEncoder {
         self.tower.set_precision(precision)
     }
 
+    pub(crate) fn tower_mut(&mut self) -> &mut SequenceTower {
+        &mut self.tower
+    }
+
     /// The rules around the tower.
     #[must_use]
     pub fn rule(&self) -> &PairRule {

@@ -7,6 +7,7 @@
 //! Adding a transformer family is adding a file under `families`: a rule from its `config.json` to an
 //! [`EncoderSpec`], and a name map from its tensor names to ours.
 
+mod calibration;
 mod checkpoint;
 mod cross_encoder;
 mod encoder;
@@ -32,6 +33,10 @@ mod tower;
 mod weight_file;
 mod weights;
 
+pub use calibration::{
+    CalibrationError, MeasuredPrecision, ModelCalibration, SAMPLE_SIZE, Sample, TowerCalibration,
+    nearness,
+};
 pub use checkpoint::{CHECKPOINT_FORMAT, CHECKPOINT_VERSION};
 pub use conjoin_engine::Precision;
 pub use cross_encoder::CrossEncoder;

@@ -5,9 +5,9 @@
 //! their statistics, so a row never depends on the rest of its batch.
 //! Source: Howard et al. 2017. Parity: `testdata/parity/mobilenet`, `testdata/parity/towers`.
 
-use conjoin_engine::{Activation, Exec, LinearParams, Pictures, Tensor};
+use conjoin_engine::{Activation, Exec, LinearParams, Pictures, Precision, Tensor};
 
-use crate::{layout::Layout, spec::MobileNetSpec, tower::Observe};
+use crate::{TowerPrecision, layout::Layout, spec::MobileNetSpec, tower::Observe};
 
 /// A MobileNet whose parameters are declared.
 #[derive(Debug)]
@@ -47,6 +47,20 @@ impl MobileNet {
             .projection
             .map(|e| layout.linear("projection", (e, c), (c as f32).powf(-0.5), false));
         Self { spec: spec.clone(), stem, blocks, projection }
+    }
+
+    /// The precision of its products where one is asked for: rounding in the first blocks goes through all
+    /// others, and no residual carries the exact numbers past them.
+    pub(crate) fn usual_precision(&self, prefix: &str, precision: Precision) -> TowerPrecision {
+        let (blocks, finer): (&[usize], _) = match precision {
+            Precision::F32 => (&[], Precision::F32),
+            Precision::Bf16 => (&[0], Precision::F32),
+            Precision::Int8 => (&[0, 1, 2, 3, 9, 11], Precision::Bf16),
+        };
+        let blocks = blocks.iter().filter(|block| **block < self.blocks.len());
+        let weight = |block: &usize| format!("{prefix}blocks.{block}.pointwise.weight");
+        let exceptions = blocks.map(|block| (weight(block), finer)).collect();
+        TowerPrecision { precision, exceptions }
     }
 
     pub(crate) fn spec(&self) -> &MobileNetSpec {

@@ -8,7 +8,8 @@ use std::{
 };
 
 use conjoin_core::{
-    EmbedError, Embedder, Embeddings, Modality, Task, TextEmbeddings, TokenUse, Tower, hash_bytes,
+    EmbedError, Embedder, Embeddings, Modality, Stop, Task, TextEmbeddings, TokenUse, Tower,
+    hash_bytes,
 };
 use conjoin_engine::Precision;
 use conjoin_input::{
@@ -19,8 +20,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EncoderSpec, ImageSpec, ImageTower, LongText, Matryoshka, ModelError, ModelErrorKind,
-    ModelPrecision, Origin, Pooling, TextTower, Weights,
+    CalibrationError, EncoderSpec, ImageSpec, ImageTower, LongText, Matryoshka, ModelCalibration,
+    ModelError, ModelErrorKind, ModelPrecision, Origin, Pooling, SAMPLE_SIZE, Sample, TextTower,
+    Weights,
+    calibration::{Precise, calibrate, sampled},
     export::is_export,
     families,
     long_text::{Parts, Window, weighted_mean},
@@ -192,7 +195,8 @@ impl Model {
     }
 
     /// Identifies the towers and their rules, whatever their vectors are cut to.
-    pub(crate) fn whole_fingerprint(&self) -> &str {
+    #[must_use]
+    pub fn whole_fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
@@ -304,12 +308,21 @@ impl Model {
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         if let Some(tower) = &mut self.parts.text {
-            tower.compute_in(precision);
+            tower.use_precision(&tower.usual(precision));
         }
         if let Some(tower) = &mut self.parts.image {
-            tower.compute_in(precision);
+            tower.use_precision(&tower.usual(precision));
         }
         self
+    }
+
+    /// What [`Model::with_precision`] sets: products that are known to need it stay finer.
+    #[must_use]
+    pub fn usual_precision(&self, precision: Precision) -> ModelPrecision {
+        ModelPrecision {
+            text: self.parts.text.as_ref().map(|tower| tower.usual(precision)),
+            image: self.parts.image.as_ref().map(|tower| tower.usual(precision)),
+        }
     }
 
     /// As [`Model::with_precision`], tower by tower and with exceptions. A tower of which nothing is said
@@ -325,6 +338,40 @@ impl Model {
             tower.set_precision(precision)?;
         }
         Ok(())
+    }
+
+    /// Measures the precisions of each tower on a sample and leaves it in the fastest whose vectors are
+    /// near enough to those of `f32`. A tower the sample has nothing for keeps its precision.
+    ///
+    /// # Errors
+    /// When a text cannot be read, or it was asked to stop. Pictures that cannot be read are left out.
+    pub fn calibrate(
+        &mut self,
+        sample: &Sample,
+        stop: &Stop,
+    ) -> Result<ModelCalibration, CalibrationError> {
+        let (mut calibration, width) = (ModelCalibration::default(), self.width);
+        if self.parts.text.is_some() && !sample.texts.is_empty() {
+            let side = self.text_side()?;
+            let texts: Vec<&str> =
+                sample.texts.iter().take(SAMPLE_SIZE).map(String::as_str).collect();
+            let tokens = side.tokenize_all(side.prompt(&sample.task)?, &texts)?;
+            let ids = sampled(tokens.into_iter().map(|t| t.ids).collect(), Vec::len);
+            if let Some(tower) = &mut self.parts.text {
+                let ids: Vec<&Vec<u32>> = ids.iter().collect();
+                calibration.text = Some(calibrate(tower, &ids, width, stop)?);
+            }
+        }
+        if self.parts.image.is_some() {
+            let files: Vec<_> = sample.images.iter().take(SAMPLE_SIZE).collect();
+            let views = files.par_iter().filter_map(|bytes| self.prepare(bytes).ok());
+            let views = sampled(views.flatten().collect(), |_| 0);
+            let views: Vec<&Pixels> = views.iter().collect();
+            if let (Some(tower), false) = (&mut self.parts.image, views.is_empty()) {
+                calibration.image = Some(calibrate(tower, &views, width, stop)?);
+            }
+        }
+        Ok(calibration)
     }
 
     /// How the products of its towers are computed.

@@ -4,10 +4,12 @@
 
 use std::path::Path;
 
-use conjoin_core::{EmbedError, Relevance, Reranker, Tower};
+use conjoin_core::{EmbedError, Relevance, Reranker, Stop, Tower};
 
 use crate::{
-    CrossEncoder, LateInteraction, ModelError, ModelErrorKind, SequenceTower, TowerPrecision,
+    CalibrationError, CrossEncoder, LateInteraction, ModelCalibration, ModelError, ModelErrorKind,
+    SAMPLE_SIZE, Sequence, SequenceTower, TowerPrecision,
+    calibration::{calibrate, sampled},
     families::{
         colbert::{self, LatePlan},
         cross_encoder::{self, PairPlan},
@@ -58,6 +60,40 @@ impl Ranker {
             Self::CrossEncoder(model) => model.set_precision(precision),
             Self::LateInteraction(model) => model.set_precision(precision),
         }
+    }
+
+    /// Measures the precisions on a query and documents, and leaves the model in the fastest that is near
+    /// enough to `f32`: whose scores correlate with those, or whose tokens' vectors are near.
+    ///
+    /// # Errors
+    /// When a text cannot be read, or it was asked to stop.
+    pub fn calibrate(
+        &mut self,
+        query: &str,
+        documents: &[&str],
+        stop: &Stop,
+    ) -> Result<ModelCalibration, CalibrationError> {
+        let documents = &documents[..documents.len().min(SAMPLE_SIZE)];
+        let sequences: Vec<Sequence> = match self {
+            Self::CrossEncoder(model) => documents
+                .iter()
+                .map(|document| Ok(model.sequence(model.tokenize(query, document)?)))
+                .collect::<Result<_, EmbedError>>()?,
+            Self::LateInteraction(model) => {
+                let query = model.query_sequence(query);
+                let documents = documents.iter().map(|document| model.document_sequence(document));
+                [query].into_iter().chain(documents).collect::<Result<_, EmbedError>>()?
+            }
+        };
+        let sequences = sampled(sequences, |sequence| sequence.ids.len());
+        let sequences: Vec<&Sequence> = sequences.iter().collect();
+        let tower = match self {
+            Self::CrossEncoder(model) => model.tower_mut(),
+            Self::LateInteraction(model) => model.tower_mut(),
+        };
+        let width = tower.width();
+        let text = (!documents.is_empty()).then(|| calibrate(tower, &sequences, width, stop));
+        Ok(ModelCalibration { text: text.transpose()?, image: None })
     }
 
     /// The tower.

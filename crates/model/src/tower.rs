@@ -4,7 +4,7 @@
 
 mod sequence;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
 use conjoin_engine::{
@@ -14,6 +14,7 @@ use conjoin_input::{ImageContract, Pixels};
 
 use crate::{
     EncoderInput, EncoderSpec, ImageSpec, ModelErrorKind, TowerPrecision,
+    calibration::Precise,
     encoder::Encoder,
     layout::Layout,
     mobilenet::MobileNet,
@@ -116,13 +117,8 @@ impl TextTower {
     /// When an exception names no parameter.
     pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
         precision.check(&self.parameters)?;
-        self.workspace = workspace(&self.parameters, precision);
+        self.use_precision(precision);
         Ok(())
-    }
-
-    /// Computes products in a precision from now on.
-    pub(crate) fn compute_in(&mut self, precision: Precision) {
-        self.workspace = Workspace::new(precision, BTreeMap::new());
     }
 
     /// How products are computed.
@@ -309,13 +305,8 @@ impl ImageTower {
     /// When an exception names no parameter.
     pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
         precision.check(&self.parameters)?;
-        self.workspace = workspace(&self.parameters, precision);
+        self.use_precision(precision);
         Ok(())
-    }
-
-    /// Computes products in a precision from now on.
-    pub(crate) fn compute_in(&mut self, precision: Precision) {
-        self.workspace = Workspace::new(precision, BTreeMap::new());
     }
 
     /// How products are computed.
@@ -424,6 +415,33 @@ fn finite(embeddings: Embeddings) -> Result<Embeddings, TowerError> {
 
 fn rows(output: &Tensor) -> Embeddings {
     Embeddings::new(output.cols(), output.values().to_vec()).expect("a tensor has whole rows")
+}
+
+impl Precise for TextTower {
+    fn workspace_mut(&mut self) -> &mut Workspace {
+        &mut self.workspace
+    }
+
+    fn use_precision(&mut self, precision: &TowerPrecision) {
+        self.workspace = workspace(&self.parameters, precision);
+    }
+}
+
+impl Precise for ImageTower {
+    fn usual(&self, precision: Precision) -> TowerPrecision {
+        match &self.body {
+            Body::Transformer(_) => precision.into(),
+            Body::MobileNet(net) => net.usual_precision(IMAGE_PREFIX, precision),
+        }
+    }
+
+    fn workspace_mut(&mut self) -> &mut Workspace {
+        &mut self.workspace
+    }
+
+    fn use_precision(&mut self, precision: &TowerPrecision) {
+        self.workspace = workspace(&self.parameters, precision);
+    }
 }
 
 impl Tower for TextTower {

@@ -7,8 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use conjoin_core::{Embedder, Embeddings, Modality, Task};
-use conjoin_model::{Model, ModelPrecision, Precision, TowerPrecision};
+use conjoin_core::{Embedder, Embeddings, Modality, Stop, Task, Tower};
+use conjoin_model::{Model, ModelPrecision, Precision, Sample, TowerPrecision, nearness};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -84,7 +84,7 @@ fn exceptions_are_made_by_name() {
 
     let names = |model: &Model| -> Vec<String> {
         let tower = model.parts().text.as_ref().unwrap();
-        conjoin_core::Tower::parameters(tower).iter().map(|p| p.name.clone()).collect()
+        tower.parameters().iter().map(|p| p.name.clone()).collect()
     };
     let all: std::collections::BTreeMap<_, _> =
         names(&model).into_iter().map(|name| (name, Precision::F32)).collect();
@@ -106,4 +106,86 @@ fn exceptions_are_made_by_name() {
     let text = TowerPrecision { precision: Precision::Int8, exceptions: unknown };
     let error = model.set_precision(&ModelPrecision { text: Some(text), image: None });
     assert!(error.unwrap_err().to_string().contains("text.nothing"));
+}
+
+fn sample(case: &Path) -> Sample {
+    let inputs: serde_json::Value =
+        serde_json::from_slice(&fs_err::read(case.join("inputs.json")).unwrap()).unwrap();
+    let list = |key: &str| -> Vec<String> { serde_json::from_value(inputs[key].clone()).unwrap() };
+    let images = list("images").iter().map(|name| fs_err::read(case.join(name)).unwrap()).collect();
+    Sample { texts: list("texts"), task: Task::Plain, images }
+}
+
+#[test]
+fn calibration_measures_each_precision_and_takes_one_that_is_near() {
+    let case = root().join("testdata/parity/clip/quick_gelu");
+    let mut model = Model::open(&case.join("checkpoint")).unwrap();
+    let exact = vectors(&model, &case);
+    let found = model.calibrate(&sample(&case), &Stop::default()).unwrap();
+    assert_eq!(model.precision(), found.precision());
+    let (text, image) = (found.text.unwrap(), found.image.unwrap());
+    for (tower, exact) in [(text, &exact[0].1), (image, &exact[1].1)] {
+        let precisions = tower.measured.iter().map(|m| m.precision.precision);
+        let all = [Precision::F32, Precision::Bf16, Precision::Int8];
+        assert_eq!(precisions.collect::<Vec<_>>(), all, "all are near enough without exceptions");
+        assert_eq!(tower.measured[0].min_cosine, 1.0);
+        assert!(tower.measured[1].min_cosine > tower.measured[2].min_cosine);
+        assert!(tower.measured[1].packed_bytes < tower.measured[0].packed_bytes);
+        assert!(tower.measured[2].packed_bytes < tower.measured[1].packed_bytes);
+        assert!(tower.measured.iter().all(|m| m.accepted && m.seconds > 0.0));
+        assert_eq!(tower.n_inputs, exact.len());
+        let fastest = tower.measured.iter().map(|m| m.seconds).fold(f64::INFINITY, f64::min);
+        assert_eq!(tower.chosen().seconds, fastest);
+    }
+    let stopped = Stop::default();
+    stopped.request();
+    assert!(model.calibrate(&sample(&case), &stopped).is_err());
+}
+
+/// An encoder whose last layer has an input that is always zero, with weights so large that beside them
+/// the others are nothing in bytes.
+fn with_an_outlier(case: &Path) -> Model {
+    let (spec, mut parts) = Model::open(&case.join("checkpoint")).unwrap().into_parts();
+    let tower = parts.text.as_mut().unwrap();
+    let mut set = |name: &str, change: &dyn Fn(&mut [f32])| {
+        let parameter = tower.parameters_mut().iter_mut().find(|p| p.name == name).unwrap();
+        change(&mut parameter.value);
+    };
+    // The first hidden number is GELU(−1000) = 0 whatever the input.
+    set("text.layers.1.mlp.up.bias", &|bias| bias[0] = -1000.0);
+    set("text.layers.1.mlp.down.weight", &|weight| {
+        let width = weight.len() / 32;
+        weight.iter_mut().step_by(width).for_each(|w| *w = 30.0);
+    });
+    Model::new(spec, parts, "an outlier".to_owned()).unwrap()
+}
+
+#[test]
+fn calibration_finds_the_weight_that_bytes_are_too_coarse_for() {
+    let case = root().join("testdata/parity/sentence_encoders/bert");
+    let mut model = with_an_outlier(&case);
+    let texts = vec!["a red apple".to_owned(), "two green pears and a lemon".to_owned()];
+    let sample = Sample { texts, ..Sample::default() };
+    let found = model.calibrate(&sample, &Stop::default()).unwrap().text.unwrap();
+    let [_, bf16, int8, mixed] = found.measured.as_slice() else { panic!("{found:?}") };
+    assert!(bf16.accepted && !int8.accepted && mixed.accepted, "{found:?}");
+    assert_eq!(mixed.precision.precision, Precision::Int8);
+    let exceptions: Vec<_> = mixed.precision.exceptions.iter().collect();
+    assert_eq!(exceptions, [(&"text.layers.1.mlp.down.weight".to_owned(), &Precision::Bf16)]);
+}
+
+#[test]
+fn nearness_is_of_directions_or_of_scores() {
+    let rows = |width, values: &[f32]| Embeddings::new(width, values.to_vec()).unwrap();
+    let wide = |x: f32, y: f32| [&[x, y][..], &[0.0; 6]].concat();
+    let a = rows(8, &[wide(1.0, 0.0), wide(0.0, 0.0)].concat());
+    let b = rows(8, &[wide(3.0, 4.0), wide(0.0, 0.0)].concat());
+    let (least, mean) = nearness(&a, &b);
+    assert!((least - 0.6).abs() < 1e-6 && (mean - 0.8).abs() < 1e-6, "{least} {mean}");
+    let c = rows(8, &[wide(2.0, 0.0), wide(0.0, 1.0)].concat());
+    assert_eq!(nearness(&a, &c).0, 0.0, "zeros have no direction");
+    // Scores: the same up to scale and shift.
+    let (least, _) = nearness(&rows(1, &[1.0, 2.0, 4.0]), &rows(1, &[13.0, 15.0, 19.0]));
+    assert!((least - 1.0).abs() < 1e-12);
+    assert!(nearness(&rows(1, &[1.0, 2.0, 4.0]), &rows(1, &[4.0, 2.0, 1.0])).0 < 0.0);
 }

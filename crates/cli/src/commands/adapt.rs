@@ -3,10 +3,10 @@
 //! `OUT/dataset` → `OUT/base` → `OUT/train`, `OUT/adapted` → `OUT/report` → `OUT/index` of the better
 //! model. Each stage is done once; the same command goes on where it was interrupted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use conjoin_core::{Seed, Stop, hash_file};
+use conjoin_core::{Seed, Stop, Task, hash_file};
 use conjoin_data::{Dataset, Split, curate};
 use conjoin_eval::{Comparison, Gate, GateVerdict, Metric, MetricName, ReportParts};
 use conjoin_hub::ModelName;
@@ -17,7 +17,7 @@ use crate::{
     Outcome,
     args::{Adapt, StartArgs},
     console::{Console, print},
-    pipeline,
+    pipeline, precision,
     recipe::{Plan, Recipe, product_augment},
     stages::Stages,
     start::{Start, TextStart, Towers},
@@ -40,9 +40,12 @@ pub(crate) fn run(args: &Adapt, console: &Console, stop: &Stop) -> Result<Outcom
     let (base, adapted) = (stages.path("base"), stages.path("adapted"));
     let verdict_file = stages.path(VERDICT_FILE);
     let timings = (stages.timings(), stages.peak_memory_bytes());
-    let precision = args.precision.plan();
-    stages.run("report", &(&key, &precision), |path| {
-        let open = |folder| args.precision.apply(Model::open(folder)?);
+    let precision = &args.precision.precision;
+    let open = |folder: &Path| {
+        let sample = || precision::sample_of(&dataset, &Task::Passage);
+        args.precision.apply(Model::open(folder)?, sample, (console, stop))
+    };
+    stages.run("report", &(&key, precision), |path| {
         let models = [open(&base)?, open(&adapted)?];
         let parts = report(args, &recipe, &dataset, &models, (console, stop))?;
         let curve = pipeline::curve(&run)?;
@@ -60,8 +63,8 @@ pub(crate) fn run(args: &Adapt, console: &Console, stop: &Stop) -> Result<Outcom
     let figures: serde_json::Value = serde_json::from_slice(&fs_err::read(&verdict_file)?)?;
     let verdict: GateVerdict = serde_json::from_value(figures["verdict"].clone())?;
     let kept = if verdict.keep { adapted } else { base };
-    stages.run("index", &(&key, &verdict, &precision), |path| {
-        let model = args.precision.apply(Model::open(&kept)?)?;
+    stages.run("index", &(&key, &verdict, precision), |path| {
+        let model = open(&kept)?;
         let origin = pipeline::Origin::of(ModelName::Folder(kept));
         pipeline::build_index(&model, &origin, &dataset, path, console, stop)
     })?;

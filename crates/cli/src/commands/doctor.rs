@@ -5,16 +5,16 @@
 
 use std::{
     fmt::Write,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use conjoin_core::{Embedder, Parameter, Reranker, Stop, Task, Tower};
 use conjoin_input::{ImageLimits, Pixels};
 use conjoin_model::{
-    CrossEncoder, EncoderSpec, ImageSpec, LateInteraction, Model, ModelErrorKind, ModelPrecision,
-    NormPlacement,
+    EncoderSpec, ImageSpec, Model, ModelCalibration, ModelErrorKind, ModelPrecision, NormPlacement,
+    Precision, Ranker, SAMPLE_SIZE, Sample,
     families::{Kind, Plan, Reading, colbert::LatePlan, cross_encoder::PairPlan, model_card},
     reference::{Reference, StageError},
 };
@@ -22,9 +22,9 @@ use serde_json::{Value, json};
 
 use crate::{
     Outcome,
-    args::Doctor,
+    args::{Doctor, PrecisionChoice},
     console::{Console, print},
-    machine, models,
+    machine, models, precision,
 };
 
 pub(crate) fn run(args: &Doctor, console: &Console, stop: &Stop) -> Result<Outcome> {
@@ -37,9 +37,15 @@ pub(crate) fn run(args: &Doctor, console: &Console, stop: &Stop) -> Result<Outco
         Some(reference) => Some(subject.compare(&reference)?),
     };
     stop.check()?;
-    subject.set_precision(&args.precision.plan()).context("`--precision`")?;
+    let calibration = subject.set_precision(args, (console, stop)).context("`--precision`")?;
+    if let Some(path) = &args.save_precision {
+        let found = calibration.as_ref().map_or_else(|| subject.precision(), |c| c.precision());
+        precision::save_plan(path, subject.fingerprint(), found)?;
+        console.say(&format!("precision: written to `{}`", path.display()));
+    }
     let speed = if args.no_speed { Vec::new() } else { subject.speed(stop)? };
-    let report = Report { subject: &subject, folder: &folder, reading, stages, speed, loaded };
+    let report =
+        Report { subject: &subject, folder: &folder, reading, stages, speed, loaded, calibration };
     if args.json {
         print(&report.json()?.to_string())?;
     } else {
@@ -51,8 +57,7 @@ pub(crate) fn run(args: &Doctor, console: &Console, stop: &Stop) -> Result<Outco
 /// What is looked at.
 enum Subject {
     Embedder(Box<Model>),
-    CrossEncoder(Box<CrossEncoder>),
-    LateInteraction(Box<LateInteraction>),
+    Ranker(Ranker),
 }
 
 fn open(folder: &Path) -> Result<(Subject, Option<Reading>)> {
@@ -69,31 +74,53 @@ fn open(folder: &Path) -> Result<(Subject, Option<Reading>)> {
         Kind::CrossEncoder => {
             let plan = PairPlan::read(folder)?;
             let reading = plan.reading.clone();
-            (Subject::CrossEncoder(Box::new(plan.build().map_err(at)?)), Some(reading))
+            let model = Ranker::CrossEncoder(Box::new(plan.build().map_err(at)?));
+            (Subject::Ranker(model), Some(reading))
         }
         Kind::LateInteraction => {
             let plan = LatePlan::read(folder)?;
             let reading = plan.reading.clone();
-            (Subject::LateInteraction(Box::new(plan.build().map_err(at)?)), Some(reading))
+            let model = Ranker::LateInteraction(Box::new(plan.build().map_err(at)?));
+            (Subject::Ranker(model), Some(reading))
         }
     })
 }
 
 impl Subject {
-    fn set_precision(&mut self, precision: &ModelPrecision) -> Result<(), ModelErrorKind> {
-        let text = precision.text.clone().unwrap_or_default();
-        match self {
-            Self::Embedder(model) => model.set_precision(precision),
-            Self::CrossEncoder(model) => model.set_precision(&text),
-            Self::LateInteraction(model) => model.set_precision(&text),
+    /// Measures the precisions on the user's inputs, if there are some, and sets the one asked for.
+    fn set_precision(
+        &mut self,
+        args: &Doctor,
+        with: (&Console, &Stop),
+    ) -> Result<Option<ModelCalibration>> {
+        let sample = sample(args)?;
+        let calibration = match (&mut *self, sample) {
+            (_, None) if args.precision.precision == PrecisionChoice::Auto => {
+                bail!("`--precision auto` needs inputs to measure on: --texts FILE or --images DIR")
+            }
+            (_, None) => None,
+            (Self::Embedder(model), Some(sample)) => Some(model.calibrate(&sample, with.1)?),
+            (Self::Ranker(model), Some(sample)) => {
+                let texts: Vec<&str> = sample.texts.iter().map(String::as_str).collect();
+                let (query, documents) = texts.split_first().context("`--texts` has no query")?;
+                Some(model.calibrate(query, documents, with.1)?)
+            }
+        };
+        match args.precision.fixed(|| self.fingerprint().to_owned(), |p| self.usual(p))? {
+            None => {}
+            Some(precision) => match self {
+                Self::Embedder(model) => model.set_precision(&precision)?,
+                Self::Ranker(model) => model.set_precision(&precision.text.unwrap_or_default())?,
+            },
         }
+        Ok(calibration)
     }
 
     fn compare(&self, reference: &Reference) -> Result<Vec<StageError>> {
         Ok(match self {
             Self::Embedder(model) => reference.compare(model)?,
-            Self::CrossEncoder(model) => reference.compare_pairs(model)?,
-            Self::LateInteraction(model) => reference.compare_late(model)?,
+            Self::Ranker(Ranker::CrossEncoder(model)) => reference.compare_pairs(model)?,
+            Self::Ranker(Ranker::LateInteraction(model)) => reference.compare_late(model)?,
         })
     }
 
@@ -104,31 +131,44 @@ impl Subject {
                 let text = model.parts().text.as_ref().map_or(0, |t| count(t.parameters()));
                 text + model.parts().image.as_ref().map_or(0, |t| count(t.parameters()))
             }
-            Self::CrossEncoder(model) => count(model.tower().parameters()),
-            Self::LateInteraction(model) => count(model.tower().parameters()),
+            Self::Ranker(model) => count(model.tower().parameters()),
+        }
+    }
+
+    fn precision(&self) -> ModelPrecision {
+        match self {
+            Self::Embedder(model) => model.precision(),
+            Self::Ranker(model) => {
+                ModelPrecision { text: Some(model.tower().precision()), image: None }
+            }
+        }
+    }
+
+    fn usual(&self, precision: Precision) -> ModelPrecision {
+        match self {
+            Self::Embedder(model) => model.usual_precision(precision),
+            Self::Ranker(_) => precision.into(),
         }
     }
 
     fn max_tokens(&self) -> Option<usize> {
         match self {
             Self::Embedder(model) => model.max_tokens(),
-            Self::CrossEncoder(model) => Some(model.max_tokens()),
-            Self::LateInteraction(model) => Some(model.max_tokens()),
+            Self::Ranker(model) => Some(model.max_tokens()),
         }
     }
 
     fn fingerprint(&self) -> &str {
         match self {
             Self::Embedder(model) => model.fingerprint(),
-            Self::CrossEncoder(model) => model.fingerprint(),
-            Self::LateInteraction(model) => model.fingerprint(),
+            Self::Ranker(model) => model.fingerprint(),
         }
     }
 
     fn licence(&self, folder: &Path) -> Result<Option<String>> {
         match self {
             Self::Embedder(model) => Ok(model.spec().card.licence.clone()),
-            Self::CrossEncoder(_) | Self::LateInteraction(_) => {
+            Self::Ranker(_) => {
                 let licence = model_card::licence(folder);
                 Ok(licence.map_err(|kind| kind.at(folder.display().to_string()))?)
             }
@@ -138,10 +178,31 @@ impl Subject {
     fn speed(&self, stop: &Stop) -> Result<Vec<Speed>> {
         match self {
             Self::Embedder(model) => speed(model, stop),
-            Self::CrossEncoder(model) => ranking_speed(&**model, stop),
-            Self::LateInteraction(model) => ranking_speed(&**model, stop),
+            Self::Ranker(model) => ranking_speed(model, stop),
         }
     }
+}
+
+/// The inputs that precisions are measured on.
+fn sample(args: &Doctor) -> Result<Option<Sample>> {
+    if args.texts.is_none() && args.images.is_none() {
+        return Ok(None);
+    }
+    let mut sample = Sample::default();
+    if let Some(path) = &args.texts {
+        let content = fs_err::read_to_string(path)?;
+        let lines = content.lines().filter(|line| !line.trim().is_empty());
+        sample.texts = lines.take(SAMPLE_SIZE + 1).map(str::to_owned).collect();
+    }
+    if let Some(folder) = &args.images {
+        let mut files: Vec<PathBuf> =
+            fs_err::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        files.retain(|path| path.is_file());
+        files.sort();
+        let files = files.iter().take(SAMPLE_SIZE);
+        sample.images = files.map(fs_err::read).collect::<std::io::Result<_>>()?;
+    }
+    Ok(Some(sample))
 }
 
 /// How fast one kind of work is here.
@@ -166,6 +227,7 @@ struct Report<'a> {
     stages: Option<Vec<StageError>>,
     speed: Vec<Speed>,
     loaded: Duration,
+    calibration: Option<ModelCalibration>,
 }
 
 impl Report<'_> {
@@ -195,6 +257,8 @@ impl Report<'_> {
             "agrees": self.stages.as_ref().map(|_| self.agrees()),
             "load_seconds": self.loaded.as_secs_f64(),
             "machine": machine::description(),
+            "precision": self.subject.precision(),
+            "precisions": self.calibration,
             "speed": self.speed.iter().map(speed).collect::<Vec<_>>(),
         });
         if let Subject::Embedder(model) = self.subject {
@@ -220,6 +284,9 @@ impl Report<'_> {
             }
             Some(stages) => references(&mut out, stages, self.agrees())?,
         }
+        if let Some(calibration) = &self.calibration {
+            out += &precision::table(calibration)?;
+        }
         writeln!(out, "\nspeed here ({})", machine::description())?;
         writeln!(out, "  opened in {:.2} s", self.loaded.as_secs_f64())?;
         for speed in &self.speed {
@@ -240,11 +307,11 @@ impl Report<'_> {
         writeln!(out, "  {:.1} M parameters", self.subject.parameters() as f64 / 1e6)?;
         match self.subject {
             Subject::Embedder(model) => embedder_facts(out, model)?,
-            Subject::CrossEncoder(model) => {
+            Subject::Ranker(Ranker::CrossEncoder(model)) => {
                 writeln!(out, "  text tower: {}", shape(model.tower().spec()))?;
                 writeln!(out, "  scores of pairs, up to {} tokens together", model.max_tokens())?;
             }
-            Subject::LateInteraction(model) => {
+            Subject::Ranker(Ranker::LateInteraction(model)) => {
                 let rule = model.rule();
                 writeln!(out, "  text tower: {}", shape(model.tower().spec()))?;
                 writeln!(

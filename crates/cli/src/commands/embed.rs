@@ -15,7 +15,7 @@ use conjoin_core::{
     TokenUse,
 };
 use conjoin_data::{Dataset, Item};
-use conjoin_model::Model;
+use conjoin_model::{Model, SAMPLE_SIZE, Sample};
 use safetensors::{Dtype, tensor::TensorView};
 
 use crate::{
@@ -57,8 +57,8 @@ pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcom
     let writer = ArtifactWriter::create(&args.out, VECTORS_FORMAT)?;
     let found = models::find(&args.model, console, stop)?;
     let model = args.reading.apply(models::open_as(&found.folder, &args.choice)?)?;
-    let model = args.precision.apply(model)?;
     let task = Task::named(&args.task);
+    let model = args.precision.apply(model, || sample(&args.inputs, &task), (console, stop))?;
     let (mut text, mut image) = (Part::default(), Part::default());
     for group in args.inputs.chunk_by(|a, b| is_picture(a) && is_picture(b)) {
         let input = &group[0];
@@ -116,6 +116,26 @@ pub(crate) fn run(args: &Embed, console: &Console, stop: &Stop) -> Result<Outcom
     manifest.facts.extend([precision::fact(&model)?]);
     writer.commit(manifest)?;
     Ok(Outcome::Done)
+}
+
+/// The first texts and pictures of the inputs.
+fn sample(inputs: &[PathBuf], task: &Task) -> Result<Sample> {
+    let mut sample = Sample { task: task.clone(), ..Sample::default() };
+    for input in inputs {
+        if is_picture(input) {
+            if sample.images.len() < SAMPLE_SIZE {
+                sample.images.push(fs_err::read(input)?);
+            }
+        } else if input.is_dir() {
+            let more = precision::sample_of(&Dataset::open(input)?, task)?;
+            sample.texts.extend(more.texts);
+            sample.images.extend(more.images);
+        } else {
+            let content = fs_err::read_to_string(input)?;
+            sample.texts.extend(content.lines().take(SAMPLE_SIZE).map(str::to_owned));
+        }
+    }
+    Ok(sample)
 }
 
 fn embed_dataset(

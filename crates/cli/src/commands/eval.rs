@@ -1,7 +1,7 @@
 //! `conjoin eval`: one model measured, or two compared.
 
 use anyhow::{Result, bail};
-use conjoin_core::{Seed, Stop};
+use conjoin_core::{Seed, Stop, Task};
 use conjoin_data::Dataset;
 use conjoin_eval::{Report, ReportParts};
 use conjoin_model::Model;
@@ -10,7 +10,7 @@ use crate::{
     Outcome,
     args::Eval,
     console::{Console, print},
-    machine, models, pipeline,
+    machine, models, pipeline, precision,
     tasks::Bench,
 };
 
@@ -21,14 +21,17 @@ pub(crate) fn run(args: &Eval, console: &Console, stop: &Stop) -> Result<Outcome
     if let Some(out) = &args.out {
         Report::check_place(out)?;
     }
-    let open = |name| args.precision.apply(models::open(name, console, stop)?);
+    let data = Dataset::open(&args.data)?;
+    let open = |name| {
+        let sample = || precision::sample_of(&data, &Task::Passage);
+        args.precision.apply(models::open(name, console, stop)?, sample, (console, stop))
+    };
     let models: Vec<Model> = args.model.iter().map(open).collect::<Result<_>>()?;
     let (before, after) = match models.as_slice() {
         [after] => (None, after),
         [before, after] => (Some(before), after),
         _ => bail!("--model is given once, or twice: before, then after"),
     };
-    let data = Dataset::open(&args.data)?;
     let items = args.items.as_deref().map(Dataset::open).transpose()?;
     let bench = Bench { data: &data, items: items.as_ref() };
     let verdicts = pipeline::evaluate(before, after, &bench, Seed(SEED), console, stop)?;

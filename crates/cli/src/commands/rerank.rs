@@ -45,12 +45,12 @@ struct Ranked<'a> {
 pub(crate) fn run(args: &Rerank, console: &Console, stop: &Stop) -> Result<Outcome> {
     let documents = read_all(&args.inputs, &args.field)?;
     let mut model = open_reranker(&models::find(&args.model, console, stop)?.folder)?;
-    model.set_precision(&args.precision.precision.into()).context("`--precision`")?;
+    let texts: Vec<&str> = documents.iter().map(|document| document.text.as_str()).collect();
+    args.precision.apply_to_ranker(&mut model, (&args.query, &texts), (console, stop))?;
     let mut relevance: Vec<Relevance> = Vec::with_capacity(documents.len());
-    for block in documents.chunks(DOCUMENTS_PER_BLOCK) {
+    for block in texts.chunks(DOCUMENTS_PER_BLOCK) {
         stop.check()?;
-        let texts: Vec<&str> = block.iter().map(|document| document.text.as_str()).collect();
-        relevance.extend(model.rerank(&args.query, &texts)?);
+        relevance.extend(model.rerank(&args.query, block)?);
         console.update("rerank", relevance.len() as u64, Some(documents.len() as u64), "");
     }
     console.clear();

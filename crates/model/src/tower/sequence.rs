@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
-use conjoin_engine::{Exec, Tensor, TokenBatch};
+use conjoin_engine::{Exec, Tensor, TokenBatch, Workspace};
 
 use super::{Observe, Recording, TextTower, ignore, on_a_worker, rows};
-use crate::{EncoderInput, EncoderSpec, ModelErrorKind, NameMap, TowerPrecision};
+use crate::{
+    EncoderInput, EncoderSpec, ModelErrorKind, NameMap, TowerPrecision, calibration::Precise,
+};
 
 /// One text, or two joined, as an encoder reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +137,16 @@ impl SequenceTower {
             visible: (!all_visible).then(|| inputs.iter().map(|input| input.visible).collect()),
             ..batch
         })
+    }
+}
+
+impl Precise for SequenceTower {
+    fn workspace_mut(&mut self) -> &mut Workspace {
+        self.text.workspace_mut()
+    }
+
+    fn use_precision(&mut self, precision: &TowerPrecision) {
+        self.text.use_precision(precision);
     }
 }
 
