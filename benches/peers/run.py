@@ -5,7 +5,7 @@ In:  --cache, the folder of `make_models.py` (filled as needed); --bin, the fold
 Out: CACHE/results.json (everything that was measured) and CACHE/results.md (`report.py`): a table per shape, and
      the figures to reach with what was reached, shortfalls first. Progress goes to stderr.
 How: a contender that can be run in several forms is first run in each, one process at a time; the fastest one
-     competes (kept in CACHE/forms.json, per number of threads; --choose measures anew). Then one process per
+     competes (kept in CACHE/forms.json; --choose measures anew). Then one process per
      contender stays open, and every round runs each of them once, for about --seconds; short work is repeated within
      its turn and the median taken. A ratio is that of one round; the median over rounds is told, with the
      smallest and largest. A contender whose vectors are not PyTorch's f32 ones is flagged.
@@ -230,7 +230,7 @@ def fastest_form(case, contender, threads):
         return "".join(choice[0] for choice in only), {}
     path = ARGS.cache / "forms.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    key = f"{case.name} {contender} {threads}"
+    key = f"{case.name} {contender} {threads} threads, {ARGS.clock}, {ARGS.limit or 'all'}"
     if key not in known or ARGS.choose:
         known[key] = try_forms(case, contender, threads)
         path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
