@@ -164,7 +164,7 @@ impl Task for Gradients<'_, '_> {
         if unit.t == 0 {
             return;
         }
-        for (i, head) in heads.enumerate() {
+        for (i, head) in heads.clone().enumerate() {
             let diagonals = match self.work.learns_bias() {
                 true => {
                     let from = self.diagonals.len();
@@ -173,8 +173,10 @@ impl Task for Gradients<'_, '_> {
                 }
                 false => &mut [],
             };
-            let head = Head::new(self.work, self.of, unit, head);
-            head.backward(tiles, self.dy, (self.scratch, diagonals));
+            let of_head = |head| Head::new(self.work, self.of, unit, head);
+            let next = (head + 1 < heads.end).then(|| of_head(head + 1));
+            let head = of_head(head);
+            head.backward(tiles, (self.dy, next), (self.scratch, diagonals));
             head.write(&mut out, i * self.work.c(), self.scratch);
         }
     }
@@ -186,7 +188,7 @@ impl Head<'_> {
     fn backward<S: Simd, K: TileKernel>(
         &self,
         tiles: Tiles<S, K>,
-        dy: Rows<'_>,
+        (dy, next): (Rows<'_>, Option<Self>),
         (scratch, diagonals): (&mut Scratch, &mut [f32]),
     ) {
         let c = self.work.c();
@@ -207,6 +209,9 @@ impl Head<'_> {
         let words = (tiles.words(rows, c, &mut scratch.words), c.div_ceil(tiles.per_word()));
         tiles.pack_transposed(words, n, &mut scratch.value_columns);
         for block in self.blocks(BLOCK) {
+            if let Some(next) = &next {
+                next.prefetch((block.clone(), self.unit.positions.clone()), &[self.of.q, dy]);
+            }
             self.weigh(tiles, block.clone(), &mut scratch.forward);
             self.score_gradients(tiles, dy, block.clone(), scratch);
             self.sum_diagonals(block.clone(), scratch, diagonals);

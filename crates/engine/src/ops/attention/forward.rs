@@ -128,7 +128,7 @@ impl<'a> Head<'a> {
         tiles.pack(self.of.v.matrix(tokens, column, c), &mut scratch.values);
         for block in self.blocks(tiles.rows()) {
             if let Some(next) = next {
-                next.prefetch((block.clone(), self.unit.positions.clone()));
+                next.prefetch((block.clone(), self.unit.positions.clone()), &[self.of.q]);
             }
             self.weigh(tiles, block.clone(), scratch);
             let keys = self.local_keys(block.clone());
@@ -148,14 +148,20 @@ impl<'a> Head<'a> {
     /// Asks for a part of what this head reads, while another is computed: its rows lie too far apart for
     /// the machine to foresee them.
     #[inline(always)]
-    fn prefetch(&self, (part, whole): (Range<usize>, Range<usize>)) {
+    pub(super) fn prefetch(
+        &self,
+        (part, whole): (Range<usize>, Range<usize>),
+        of_queries: &[Rows<'_>],
+    ) {
         let (c, column) = (self.work.c(), self.column());
         let share = |n: usize| {
             let at = |i: usize| (i - whole.start) * n / whole.len();
             at(part.start)..at(part.end)
         };
         for i in share(self.unit.positions.len()) {
-            prefetch(self.of.q.row(self.unit.row + i, column, c));
+            for rows in of_queries {
+                prefetch(rows.row(self.unit.row + i, column, c));
+            }
         }
         for i in share(self.keys.len()) {
             let token = self.unit.start + self.keys.start + i;
