@@ -5,7 +5,7 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
 
 /// A pointwise non-linearity, fused behind a linear or convolution operation.
@@ -39,18 +39,40 @@ impl Activation {
         }
     }
 
-    /// Applies it to every value in place. Call inside [`crate::vectorize`].
-    #[inline(always)]
+    /// Applies it to every value in place.
     pub(crate) fn apply(self, z: &mut [f32]) {
+        if self != Self::Identity {
+            Arch::new().dispatch(Apply { activation: self, z });
+        }
+    }
+
+    /// Applies it to the values of a vector.
+    #[inline(always)]
+    pub(crate) fn of<S: Simd>(self, simd: S, z: S::f32s) -> S::f32s {
+        let zero = simd.splat_f32s(0.0);
         match self {
-            Self::Identity => {}
-            Self::Relu6 => z.iter_mut().for_each(|z| *z = relu6(*z)),
-            Self::Relu => z.iter_mut().for_each(|z| *z = if *z > 0.0 { *z } else { 0.0 }),
-            Self::Tanh => z.iter_mut().for_each(|z| *z = tanh(*z)),
-            Self::Silu => z.iter_mut().for_each(|z| *z *= sigmoid(*z)),
-            Self::Gelu => z.iter_mut().for_each(|z| *z *= normal_cdf(*z)),
-            Self::GeluTanh => z.iter_mut().for_each(|z| *z *= gelu_tanh_gate(*z)),
-            Self::QuickGelu => z.iter_mut().for_each(|z| *z *= sigmoid(1.702 * *z)),
+            Self::Identity => z,
+            Self::Relu6 => {
+                let six = simd.splat_f32s(6.0);
+                let z = simd.select_f32s(simd.greater_than_f32s(z, zero), z, zero);
+                simd.select_f32s(simd.less_than_f32s(z, six), z, six)
+            }
+            Self::Relu => simd.select_f32s(simd.greater_than_f32s(z, zero), z, zero),
+            Self::Tanh => {
+                let s = sigmoid_of(simd, simd.add_f32s(z, z));
+                simd.sub_f32s(simd.add_f32s(s, s), simd.splat_f32s(1.0))
+            }
+            Self::Silu => simd.mul_f32s(z, sigmoid_of(simd, z)),
+            Self::Gelu => simd.mul_f32s(z, normal_cdf_of(simd, z)),
+            Self::GeluTanh => {
+                let cubic = simd.mul_f32s(simd.mul_f32s(z, z), simd.splat_f32s(CUBIC));
+                let u = simd.mul_add_e_f32s(cubic, z, z);
+                let u = simd.mul_f32s(u, simd.splat_f32s(2.0 * SQRT_2_OVER_PI));
+                simd.mul_f32s(z, sigmoid_of(simd, u))
+            }
+            Self::QuickGelu => {
+                simd.mul_f32s(z, sigmoid_of(simd, simd.mul_f32s(z, simd.splat_f32s(1.702))))
+            }
         }
     }
 
@@ -80,11 +102,68 @@ impl Activation {
     }
 }
 
-#[inline(always)]
-fn relu6(z: f32) -> f32 {
-    let z = if z > 0.0 { z } else { 0.0 };
-    if z < 6.0 { z } else { 6.0 }
+struct Apply<'a> {
+    activation: Activation,
+    z: &'a mut [f32],
 }
+
+impl WithSimd for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (whole, rest) = S::as_mut_simd_f32s(self.z);
+        whole.iter_mut().for_each(|z| *z = self.activation.of(simd, *z));
+        let last = self.activation.of(simd, simd.partial_load_f32s(rest));
+        simd.partial_store_f32s(rest, last);
+    }
+}
+
+/// [`exp()`] of the values of a vector, with fused multiply-adds where the machine has them.
+#[inline(always)]
+#[expect(clippy::excessive_precision, reason = "the constants are Cephes' as published")]
+pub(crate) fn exp_of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let splat = |x: f32| simd.splat_f32s(x);
+    let x = simd.min_f32s(simd.max_f32s(x, splat(-87.0)), splat(88.0));
+    let shifted = simd.mul_add_e_f32s(x, splat(LOG2_E), splat(SHIFT));
+    let n = simd.sub_f32s(shifted, splat(SHIFT));
+    let r = simd.mul_add_e_f32s(n, splat(-0.693_359_375), x);
+    let r = simd.mul_add_e_f32s(n, splat(2.121_944_4e-4), r);
+    let mut p = splat(1.987_569_15e-4);
+    for c in [1.398_199_95e-3, 8.333_451_9e-3, 4.166_579_6e-2, 1.666_666_55e-1, 5.000_000_1e-1] {
+        p = simd.mul_add_e_f32s(p, r, splat(c));
+    }
+    let p = simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), simd.add_f32s(r, splat(1.0)));
+    let exponent =
+        simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    let two_to_n = simd.add_u32s(exponent, simd.splat_u32s(0x3f80_0000));
+    simd.mul_f32s(p, simd.transmute_f32s_u32s(two_to_n))
+}
+
+#[inline(always)]
+fn sigmoid_of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let one = simd.splat_f32s(1.0);
+    simd.div_f32s(one, simd.add_f32s(one, exp_of(simd, simd.neg_f32s(x))))
+}
+
+#[inline(always)]
+fn normal_cdf_of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let splat = |x: f32| simd.splat_f32s(x);
+    let z = simd.mul_f32s(simd.abs_f32s(x), splat(FRAC_1_SQRT_2));
+    let t = simd.div_f32s(splat(1.0), simd.mul_add_e_f32s(z, splat(0.327_591_1), splat(1.0)));
+    let mut p = splat(1.061_405_4);
+    for c in [-1.453_152_1, 1.421_413_8, -0.284_496_74, 0.254_829_6] {
+        p = simd.mul_add_e_f32s(p, t, splat(c));
+    }
+    let half_t = simd.mul_f32s(t, splat(0.5));
+    let density = exp_of(simd, simd.mul_f32s(simd.neg_f32s(z), z));
+    let tail = simd.mul_f32s(simd.mul_f32s(p, half_t), density);
+    let upper = simd.sub_f32s(splat(1.0), tail);
+    simd.select_f32s(simd.greater_than_f32s(x, splat(0.0)), upper, tail)
+}
+
+/// 1.5 · 2²³: adding it rounds to an integer in the low bits.
+const SHIFT: f32 = 12_582_912.0;
 
 /// `e^x`, relative error below 2e-7; saturates outside ±87.
 ///
@@ -92,7 +171,6 @@ fn relu6(z: f32) -> f32 {
 #[inline(always)]
 #[expect(clippy::excessive_precision, reason = "the constants are Cephes' as published")]
 pub(crate) fn exp(x: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer in the low bits
     let x = if x > 88.0 { 88.0 } else { x };
     let x = if x < -87.0 { -87.0 } else { x };
     let shifted = x * LOG2_E + SHIFT;
@@ -139,12 +217,6 @@ pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
-}
-
-/// `2 σ(2x) − 1`, absolute error below 2e-7.
-#[inline(always)]
-fn tanh(x: f32) -> f32 {
-    2.0 * sigmoid(2.0 * x) - 1.0
 }
 
 /// The normal distribution function Φ, absolute error below 2e-7.

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::{
-    packed::{Precision, to_bf16},
+    packed::{Precision, SHIFT, to_bf16},
     tile::{TileSize, Words},
 };
 use crate::{simd, vectorize};
@@ -150,8 +150,6 @@ pub(super) fn to_pairs(to: &mut [u16], values: &[f32]) {
 /// `q = round((x − min) · 255 / (max − min))`
 #[inline(always)]
 fn to_bytes(to: &mut [u8], values: &[f32]) -> Level {
-    /// 1.5 · 2²³: adding it leaves the rounded number in the low byte.
-    const SHIFT: f32 = 12_582_912.0;
     let (least, most) = (-simd::max_of(values, |x| -x), simd::max_of(values, |x| x));
     let range = most - least;
     if !(range.is_finite() && simd::sum(values).is_finite()) {

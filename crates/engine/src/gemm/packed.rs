@@ -61,16 +61,28 @@ pub(crate) struct PackedMatrix {
     /// Words along the inner dimension.
     pub(super) k_words: usize,
     pub(super) size: TileSize,
-    /// For bytes: the scale of each column, and the scaled sum of its numbers.
-    pub(super) columns: Vec<Column>,
+    /// For bytes: how each column is read.
+    pub(super) columns: Columns,
 }
 
-/// How a column of bytes is read: `w ≈ scale · q`.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Column {
-    pub(super) scale: f32,
+/// How columns of bytes are read: `w ≈ scale · q`. Whole vectors, as wide as the panels.
+#[derive(Debug, Default)]
+pub(super) struct Columns {
+    pub(super) scales: Vec<f32>,
     /// `scale · Σ q`
-    pub(super) sum: f32,
+    pub(super) sums: Vec<f32>,
+}
+
+impl Columns {
+    fn clear(&mut self) {
+        self.scales.clear();
+        self.sums.clear();
+    }
+
+    fn extend(&mut self, panel: &[(f32, f32)]) {
+        self.scales.extend(panel.iter().map(|(scale, _)| scale));
+        self.sums.extend(panel.iter().map(|(_, sum)| sum));
+    }
 }
 
 impl Default for PackedMatrix {
@@ -89,7 +101,7 @@ impl PackedMatrix {
             n: 0,
             k_words: 0,
             size: TileSize::of_machine(),
-            columns: Vec::new(),
+            columns: Columns::default(),
         }
     }
 
@@ -98,11 +110,11 @@ impl PackedMatrix {
         let mut packed = Self::empty(pool);
         packed.shape(b, precision);
         let panels: Vec<_> = packed.panels_mut().collect();
-        let columns: Vec<Vec<Column>> = panels
+        let columns: Vec<_> = panels
             .into_par_iter()
             .map(|(first, panel)| vectorize(|| pack_panel(panel, b, first, precision)))
             .collect();
-        packed.columns = columns.concat();
+        columns.iter().for_each(|panel| packed.columns.extend(panel));
         packed
     }
 
@@ -112,7 +124,7 @@ impl PackedMatrix {
         let mut columns = std::mem::take(&mut self.columns);
         columns.clear();
         for (first, panel) in self.panels_mut() {
-            columns.extend(vectorize(|| pack_panel(panel, b, first, precision)));
+            columns.extend(&vectorize(|| pack_panel(panel, b, first, precision)));
         }
         self.columns = columns;
     }
@@ -145,7 +157,7 @@ impl PackedMatrix {
 
     /// Bytes of memory it takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.words.as_ref().len() * 4 + self.columns.len() * size_of::<Column>()
+        (self.words.as_ref().len() + 2 * self.columns.scales.len()) * 4
     }
 }
 
@@ -161,14 +173,19 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
 /// Words packed at a time where columns lie apart, so that the lines they go to stay in the cache.
 const BLOCK_WORDS: usize = 16;
 
-/// Packs the columns of `b` from `first` on into one panel as wide as it has room for.
+/// Packs the columns of `b` from `first` on into one panel as wide as it has room for. Gives scale and
+/// scaled sum of each column of bytes.
 #[inline(always)]
-fn pack_panel(panel: &mut [u32], b: MatRef<'_>, first: usize, precision: Precision) -> Vec<Column> {
+fn pack_panel(
+    panel: &mut [u32],
+    b: MatRef<'_>,
+    first: usize,
+    precision: Precision,
+) -> Vec<(f32, f32)> {
     let k_words = precision.words(b.rows);
     let width = panel.len() / k_words.max(1);
-    let cols = width.min(b.cols - first);
     let inverse = match precision {
-        Precision::Int8 => inverse_scales(b, first, cols),
+        Precision::Int8 => inverse_scales(b, first, width),
         Precision::F32 | Precision::Bf16 => Vec::new(),
     };
     for (block, words) in panel.chunks_mut(BLOCK_WORDS * width).enumerate() {
@@ -180,7 +197,7 @@ fn pack_panel(panel: &mut [u32], b: MatRef<'_>, first: usize, precision: Precisi
                 low | high << 16
             }),
             Precision::Int8 => fill::<4>(words, width, (b, at, first), |x, j| {
-                u32::from_le_bytes(x.map(|x| (x * inverse[j]).round_ties_even() as i8 as u8))
+                u32::from_le_bytes(x.map(|x| (x * inverse[j] + SHIFT).to_bits() as u8))
             }),
         }
     }
@@ -188,15 +205,20 @@ fn pack_panel(panel: &mut [u32], b: MatRef<'_>, first: usize, precision: Precisi
         let bytes = panel[j..].iter().step_by(width).flat_map(|w| w.to_le_bytes());
         bytes.map(|q| i32::from(q.cast_signed())).sum::<i32>() as f32
     };
-    let column =
-        |(j, inverse): (usize, &f32)| Column { scale: 1.0 / inverse, sum: sum(j) / inverse };
-    inverse.iter().enumerate().map(column).collect()
+    inverse.iter().enumerate().map(|(j, inverse)| (1.0 / inverse, sum(j) / inverse)).collect()
 }
 
-/// `127 / max |w|` of each column; 1 for a column of zeros, NaN for one that is not finite.
+/// 1.5 · 2²³: adding it leaves the rounded number in the low byte.
+pub(super) const SHIFT: f32 = 12_582_912.0;
+
+/// `127 / max |w|` of each column; 1 for a column of zeros or behind the last, NaN for one that is not
+/// finite.
 #[inline(always)]
-fn inverse_scales(b: MatRef<'_>, first: usize, cols: usize) -> Vec<f32> {
+fn inverse_scales(b: MatRef<'_>, first: usize, width: usize) -> Vec<f32> {
     let scale = |j: usize| {
+        if first + j >= b.cols {
+            return 1.0;
+        }
         let column = b.data[(first + j) * b.col_stride..].iter().step_by(b.row_stride);
         let largest = column.take(b.rows).map(|w| w.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
         match f32::from_bits(largest) {
@@ -205,7 +227,7 @@ fn inverse_scales(b: MatRef<'_>, first: usize, cols: usize) -> Vec<f32> {
             _ => f32::NAN,
         }
     };
-    (0..cols).map(scale).collect()
+    (0..width).map(scale).collect()
 }
 
 /// Writes rows of words, made of `N` numbers along the inner dimension from word `at` on.

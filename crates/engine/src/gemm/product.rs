@@ -180,22 +180,22 @@ impl WithSimd for Block<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match self.product.right.precision {
-            Precision::F32 => self.run(kernels::F32(simd)),
+            Precision::F32 => self.run(simd, kernels::F32(simd)),
             Precision::Bf16 => {
                 #[cfg(target_arch = "x86_64")]
                 if let Some(kernel) = kernels::avx512::Bf16::detect().filter(|_| S::F32_LANES == 16)
                 {
-                    return self.run(kernel);
+                    return self.run(simd, kernel);
                 }
-                self.run(kernels::Bf16(simd));
+                self.run(simd, kernels::Bf16(simd));
             }
             Precision::Int8 => {
                 #[cfg(target_arch = "x86_64")]
                 if let Some(kernel) = kernels::avx512::Int8::detect().filter(|_| S::F32_LANES == 16)
                 {
-                    return self.run(kernel);
+                    return self.run(simd, kernel);
                 }
-                self.run(kernels::Int8(simd));
+                self.run(simd, kernels::Int8(simd));
             }
         }
     }
@@ -207,23 +207,28 @@ struct Sums([f32; (MAX_BLOCK + 8) * MAX_WIDTH]);
 
 impl Block<'_> {
     #[inline(always)]
-    fn run<K: TileKernel>(&self, kernel: K) {
+    fn run<S: Simd, K: TileKernel>(&self, simd: S, kernel: K) {
         const { assert!(VECTORS == 3, "one arm per number of vectors") };
         let mut sums = Sums([0.0; (MAX_BLOCK + 8) * MAX_WIDTH]);
         for panel in self.panels.clone() {
             let first = panel * VECTORS * K::LANES;
             match (self.product.right.n - first).div_ceil(K::LANES) {
-                1 => self.panel::<K, 1>(kernel, first, &mut sums),
-                2 => self.panel::<K, 2>(kernel, first, &mut sums),
-                _ => self.panel::<K, VECTORS>(kernel, first, &mut sums),
+                1 => self.panel::<S, K, 1>((simd, kernel), first, &mut sums),
+                2 => self.panel::<S, K, 2>((simd, kernel), first, &mut sums),
+                _ => self.panel::<S, K, VECTORS>((simd, kernel), first, &mut sums),
             }
         }
     }
 
     /// All rows of one panel, whose first column is `first`.
     #[inline(always)]
-    fn panel<K: TileKernel, const V: usize>(&self, kernel: K, first: usize, sums: &mut Sums) {
-        let Product { left, right, epilogue } = *self.product;
+    fn panel<S: Simd, K: TileKernel, const V: usize>(
+        &self,
+        (simd, kernel): (S, K),
+        first: usize,
+        sums: &mut Sums,
+    ) {
+        let Product { left, right, .. } = *self.product;
         let width = V * K::LANES;
         let (begin, end) = (self.rows.start, self.rows.end);
         let tiles = (end - begin).div_ceil(K::ROWS);
@@ -247,44 +252,69 @@ impl Block<'_> {
             }
         }
         let columns = first..right.n.min(first + width);
-        for (row, sums) in (begin..end).zip(sums.0.chunks_exact_mut(width)) {
-            let sums = &mut sums[..columns.len()];
-            if let Some([scale, offset]) = left.levels.get(row) {
-                for (sum, column) in sums.iter_mut().zip(&right.columns[columns.clone()]) {
-                    *sum = scale * column.scale * *sum + offset * column.sum;
-                }
-            }
+        for (row, sums) in (begin..end).zip(sums.0.chunks_exact(width)) {
             // SAFETY: whoever made the block promised that these rows and panels are its own.
             let out = unsafe { self.out.row(row, columns.clone()) };
-            epilogue.write(out, sums, columns.start, row * right.n + columns.start);
+            if columns.len() == width {
+                self.finish::<S, true>(simd, row, first, (out, sums));
+            } else {
+                self.finish::<S, false>(simd, row, first, (out, sums));
+            }
+        }
+    }
+
+    /// Writes some columns of a row, from column `first` on. Unless `WHOLE`, the last vector is partly
+    /// behind the last column.
+    #[inline(always)]
+    fn finish<S: Simd, const WHOLE: bool>(
+        &self,
+        simd: S,
+        row: usize,
+        first: usize,
+        (out, sums): (&mut [f32], &[f32]),
+    ) {
+        let Product { left, right, epilogue } = *self.product;
+        let residual = epilogue.residual.map(|r| &r[row * right.n + first..][..out.len()]);
+        let level = left.levels.get(row);
+        let (sums, _) = S::as_simd_f32s(sums);
+        for (v, (out, sum)) in out.chunks_mut(S::F32_LANES).zip(sums).enumerate() {
+            let at = first + v * S::F32_LANES;
+            let read = |x: &[f32]| load::<S, WHOLE>(simd, x, out.len());
+            let mut z = *sum;
+            if let Some([scale, offset]) = level {
+                let scales = read(&right.columns.scales[at..]);
+                let shift =
+                    simd.mul_f32s(read(&right.columns.sums[at..]), simd.splat_f32s(*offset));
+                z = simd.mul_add_e_f32s(simd.mul_f32s(scales, simd.splat_f32s(*scale)), z, shift);
+            }
+            if let Some(bias) = epilogue.bias {
+                z = simd.add_f32s(z, read(&bias[at..]));
+            }
+            z = epilogue.activation.of(simd, z);
+            if let Some(factors) = epilogue.factors {
+                z = simd.mul_f32s(z, read(&factors[at..]));
+            }
+            if let Some(residual) = residual {
+                z = simd.add_f32s(z, read(&residual[v * S::F32_LANES..]));
+            } else if epilogue.add {
+                z = simd.add_f32s(z, read(out));
+            }
+            store::<S, WHOLE>(simd, out, z);
         }
     }
 }
 
-impl Epilogue<'_> {
-    /// Some columns of a row, from column `first`; place `at` of the whole.
-    #[inline(always)]
-    fn write(&self, out: &mut [f32], sums: &mut [f32], first: usize, at: usize) {
-        let n = sums.len();
-        if let Some(bias) = self.bias {
-            for (sum, bias) in sums.iter_mut().zip(&bias[first..first + n]) {
-                *sum += bias;
-            }
-        }
-        self.activation.apply(sums);
-        if let Some(factors) = self.factors {
-            for (sum, factor) in sums.iter_mut().zip(&factors[first..first + n]) {
-                *sum *= factor;
-            }
-        }
-        match self.residual {
-            Some(residual) => {
-                for ((out, sum), x) in out.iter_mut().zip(sums).zip(&residual[at..at + n]) {
-                    *out = x + *sum;
-                }
-            }
-            None if self.add => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += *sum),
-            None => out.copy_from_slice(sums),
-        }
+/// A vector of the first values; of the first `n` unless `WHOLE`.
+#[inline(always)]
+fn load<S: Simd, const WHOLE: bool>(simd: S, x: &[f32], n: usize) -> S::f32s {
+    if WHOLE { S::as_simd_f32s(&x[..S::F32_LANES]).0[0] } else { simd.partial_load_f32s(&x[..n]) }
+}
+
+#[inline(always)]
+fn store<S: Simd, const WHOLE: bool>(simd: S, out: &mut [f32], z: S::f32s) {
+    if WHOLE {
+        S::as_mut_simd_f32s(out).0[0] = z;
+    } else {
+        simd.partial_store_f32s(out, z);
     }
 }
