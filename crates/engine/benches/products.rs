@@ -1,17 +1,20 @@
 //! Linear layers in every precision, beside what the machine can do at most.
 //!
-//! `cargo bench -p conjoin-engine --bench products [-- M,K,N …]`: GFLOP/s (for bytes: operations), the
-//! best of several runs, and the share of the peak of `f32`, measured in the same rounds: fused
-//! multiply-adds of registers on all threads. `RAYON_NUM_THREADS=1` for one core.
+//! `cargo bench -p conjoin-engine --bench products [-- M,K,N …]`: GFLOP/s of a core (for bytes:
+//! operations), the median of several runs, and the share of the peak of `f32`, measured in the same
+//! rounds: fused multiply-adds of registers. On Linux of CPU time of all threads, so a busy machine
+//! counts less; elsewhere of time. `RAYON_NUM_THREADS=1` for one core.
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
+
+mod clock;
 
 use std::{hint::black_box, time::Instant};
 
+use self::clock::seconds;
 use conjoin_core::{Parameter, Seed};
 use conjoin_engine::{Activation, Bias, Exec, LinearParams, ParamId, Precision, Tensor, Workspace};
 use pulp::{Arch, Simd, WithSimd};
 use rand::Rng as _;
-use rayon::prelude::*;
 
 /// Rows, inputs and outputs: ViT-B/32 at 16 pictures and at one, BERT-base at 32 texts, MiniLM.
 const SHAPES: [(usize, usize, usize); 8] = [
@@ -32,22 +35,25 @@ fn main() {
     let shapes = if wanted.is_empty() { SHAPES.to_vec() } else { wanted };
     println!("{:<20} {:>10} {:>22} {:>22} {:>22}", "m, k, n", "peak f32", "f32", "bf16", "int8");
     for shape in shapes {
-        let mut best = [0.0_f64; 4];
+        let mut speeds = [const { Vec::new() }; 4];
         let layers: Vec<_> = PRECISIONS.iter().map(|p| Layer::new(shape, *p)).collect();
         for _ in 0..ROUNDS {
-            best[0] = best[0].max(peak());
-            for (layer, best) in layers.iter().zip(&mut best[1..]) {
-                *best = best.max(layer.speed());
+            speeds[0].push(peak());
+            for (layer, speeds) in layers.iter().zip(&mut speeds[1..]) {
+                speeds.push(layer.speed());
             }
         }
-        let share = |x: f64| format!("{x:.0} ({:.2})", x / best[0]);
-        let [_, f32s, bf16, bytes] = best.map(share);
-        println!(
-            "{:<20} {:>10.0} {f32s:>22} {bf16:>22} {bytes:>22}",
-            format!("{shape:?}"),
-            best[0]
-        );
+        let medians = speeds.map(median);
+        let share = |x: f64| format!("{x:.0} ({:.2})", x / medians[0]);
+        let [_, f32s, bf16, bytes] = medians.map(share);
+        let shape = format!("{shape:?}");
+        println!("{shape:<20} {:>10.0} {f32s:>22} {bf16:>22} {bytes:>22}", medians[0]);
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn parse(text: &str) -> Option<(usize, usize, usize)> {
@@ -79,16 +85,16 @@ impl Layer {
     fn speed(&self) -> f64 {
         let bias = Some(Bias::All(ParamId(1)));
         let p = LinearParams { weight: ParamId(0), scale: None, bias };
-        let mut best = f64::INFINITY;
+        let begin = Instant::now();
+        let start = seconds(begin);
+        let runs = (2e9 / self.flop).ceil().max(2.0);
         rayon::scope(|_| {
             let exec = Exec::inferring(&self.parameters, &self.workspace);
-            for _ in 0..4 {
-                let begin = Instant::now();
+            for _ in 0..runs as usize {
                 let _ = black_box(exec.linear(&self.x, p, Activation::Identity));
-                best = best.min(begin.elapsed().as_secs_f64());
             }
         });
-        self.flop / best * 1e-9
+        self.flop * runs / (seconds(begin) - start) * 1e-9
     }
 }
 
@@ -99,7 +105,7 @@ fn random(n: usize) -> Vec<f32> {
 
 /// GFLOP/s of fused multiply-adds that touch no memory.
 fn peak() -> f64 {
-    const STEPS: usize = 2_000_000;
+    const STEPS: usize = 10_000_000;
     const CHAINS: usize = 24;
     struct Chains;
     impl WithSimd for Chains {
@@ -120,8 +126,7 @@ fn peak() -> f64 {
         }
     }
     let begin = Instant::now();
-    let threads = 0..rayon::current_num_threads();
-    let flop: usize =
-        threads.into_par_iter().with_max_len(1).map(|_| Arch::new().dispatch(Chains)).sum();
-    flop as f64 / begin.elapsed().as_secs_f64() * 1e-9
+    let start = seconds(begin);
+    let flop = Arch::new().dispatch(Chains);
+    flop as f64 / (seconds(begin) - start) * 1e-9
 }

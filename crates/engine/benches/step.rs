@@ -5,6 +5,8 @@
 //! machine counts less; elsewhere it is the mean wall time. Set `RAYON_NUM_THREADS=1` for one core.
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
+mod clock;
+
 use std::{sync::Arc, time::Instant};
 
 use conjoin_core::{Gradients, Parameter, Seed};
@@ -13,6 +15,8 @@ use conjoin_engine::{
     Tensor, Workspace,
 };
 use rand::Rng as _;
+
+use self::clock::seconds;
 
 /// Rows, inputs and outputs of the linear layers, and how many of each.
 const LINEAR: [(usize, usize, usize, usize); 14] = [
@@ -73,18 +77,6 @@ fn main() {
 fn random(n: usize) -> Vec<f32> {
     let mut rng = Seed(n as u64).rng();
     (0..n).map(|_| rng.random_range(-1.0..1.0)).collect()
-}
-
-/// CPU seconds of all threads of this process; seconds since `begin` where that is not told.
-fn seconds(begin: Instant) -> f64 {
-    let of_thread = |thread: fs_err::DirEntry| -> Option<f64> {
-        let text = fs_err::read_to_string(thread.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<f64>().ok()
-    };
-    match fs_err::read_dir("/proc/self/task") {
-        Ok(threads) => threads.flatten().filter_map(of_thread).sum::<f64>() * 1e-9,
-        Err(_) => begin.elapsed().as_secs_f64(),
-    }
 }
 
 /// Prints the mean time of some runs, and gives it times `count`, in milliseconds.
