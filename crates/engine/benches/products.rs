@@ -28,7 +28,7 @@ const SHAPES: [(usize, usize, usize); 8] = [
     (2048, 384, 1536),
 ];
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 fn main() {
     let wanted: Vec<_> = std::env::args().filter_map(|arg| parse(&arg)).collect();
@@ -87,7 +87,7 @@ impl Layer {
         let p = LinearParams { weight: ParamId(0), scale: None, bias };
         let begin = Instant::now();
         let start = seconds(begin);
-        let runs = (2e9 / self.flop).ceil().max(2.0);
+        let runs = (2e10 / self.flop).ceil();
         rayon::scope(|_| {
             let exec = Exec::inferring(&self.parameters, &self.workspace);
             for _ in 0..runs as usize {
@@ -105,7 +105,7 @@ fn random(n: usize) -> Vec<f32> {
 
 /// GFLOP/s of fused multiply-adds that touch no memory.
 fn peak() -> f64 {
-    const STEPS: usize = 10_000_000;
+    const STEPS: usize = 30_000_000;
     const CHAINS: usize = 24;
     struct Chains;
     impl WithSimd for Chains {

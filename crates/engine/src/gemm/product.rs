@@ -20,11 +20,11 @@ use super::{
 use crate::Activation;
 
 /// Words of the inner dimension summed at once: a panel of them stays in the second-level cache.
-const DEPTH: usize = 384;
+const DEPTH: usize = 768;
 /// Rows of one task.
-const MAX_BLOCK: usize = 96;
+const MAX_BLOCK: usize = 192;
 /// Words of the left matrix in one task: a part of the second-level cache.
-const BLOCK_WORDS: usize = 96 << 10;
+const BLOCK_WORDS: usize = 160 << 10;
 /// Tasks per thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 8;
 /// Products of words below which one thread is faster than handing work over.
@@ -233,88 +233,123 @@ impl Block<'_> {
         let (begin, end) = (self.rows.start, self.rows.end);
         let tiles = (end - begin).div_ceil(K::ROWS);
         for from in (0..right.k_words).step_by(DEPTH) {
-            let b = right.panel(first, width, (from, right.k_words.min(from + DEPTH)));
+            let to = right.k_words.min(from + DEPTH);
+            let b = right.panel(first, width, (from, to));
             for tile in 0..tiles {
                 let row = left.split((begin, end), tiles, tile);
-                let n = left.split((begin, end), tiles, tile + 1) - row;
+                let rows = row..left.split((begin, end), tiles, tile + 1);
                 let (a, sums) = (left.at(row, from), &mut sums.0[(row - begin) * width..]);
-                let add = from > 0;
-                match n {
-                    1 => kernel.tile::<1, V>(a, b, sums, add),
-                    2 => kernel.tile::<2, V>(a, b, sums, add),
-                    3 => kernel.tile::<3, V>(a, b, sums, add),
-                    4 => kernel.tile::<4, V>(a, b, sums, add),
-                    5 => kernel.tile::<5, V>(a, b, sums, add),
-                    6 => kernel.tile::<6, V>(a, b, sums, add),
-                    7 => kernel.tile::<7, V>(a, b, sums, add),
-                    _ => kernel.tile::<8, V>(a, b, sums, add),
+                if to == right.k_words {
+                    self.ask_for(rows.clone(), first);
+                }
+                match rows.len() {
+                    1 => kernel.tile::<1, V>(a, b, sums, from > 0),
+                    2 => kernel.tile::<2, V>(a, b, sums, from > 0),
+                    3 => kernel.tile::<3, V>(a, b, sums, from > 0),
+                    4 => kernel.tile::<4, V>(a, b, sums, from > 0),
+                    5 => kernel.tile::<5, V>(a, b, sums, from > 0),
+                    6 => kernel.tile::<6, V>(a, b, sums, from > 0),
+                    7 => kernel.tile::<7, V>(a, b, sums, from > 0),
+                    _ => kernel.tile::<8, V>(a, b, sums, from > 0),
+                }
+                if to < right.k_words {
+                    continue;
+                }
+                if first + width <= right.n {
+                    self.finish::<S, V, true>(simd, first, rows, sums);
+                } else {
+                    self.finish::<S, V, false>(simd, first, rows, sums);
                 }
             }
         }
-        let columns = first..right.n.min(first + width);
-        for (row, sums) in (begin..end).zip(sums.0.chunks_exact(width)) {
+    }
+
+    /// Asks for the memory that the epilogue of some rows writes and reads, to be there when the sums are:
+    /// places of a panel in neighbouring rows lie too far apart to be guessed.
+    #[inline(always)]
+    fn ask_for(&self, rows: Range<usize>, first: usize) {
+        let Product { right, epilogue, .. } = *self.product;
+        let columns = first..right.n.min(first + MAX_WIDTH);
+        for row in rows {
             // SAFETY: whoever made the block promised that these rows and panels are its own.
-            let out = unsafe { self.out.row(row, columns.clone()) };
-            if columns.len() == width {
-                self.finish::<S, true>(simd, row, first, (out, sums));
-            } else {
-                self.finish::<S, false>(simd, row, first, (out, sums));
+            kernels::ask_to_write(unsafe { self.out.row(row, columns.clone()) });
+            if let Some(residual) = epilogue.residual {
+                kernels::ask_to_read(&residual[row * right.n..][columns.clone()]);
             }
         }
     }
 
-    /// Writes some columns of a row, from column `first` on. Unless `WHOLE`, the last vector is partly
+    /// Writes some rows of the columns of a panel from column `first` on. Unless `WHOLE`, the last vector is partly
     /// behind the last column.
     #[inline(always)]
-    fn finish<S: Simd, const WHOLE: bool>(
+    fn finish<S: Simd, const V: usize, const WHOLE: bool>(
         &self,
         simd: S,
-        row: usize,
         first: usize,
-        (out, sums): (&mut [f32], &[f32]),
+        rows: Range<usize>,
+        sums: &[f32],
     ) {
         let Product { left, right, epilogue } = *self.product;
-        let residual = epilogue.residual.map(|r| &r[row * right.n + first..][..out.len()]);
-        let level = left.levels.get(row);
+        let n = if WHOLE { V * S::F32_LANES } else { right.n - first };
+        let of_columns = |values: &[f32]| load::<S, V, WHOLE>(simd, &values[first..first + n]);
+        let bias = epilogue.bias.map(of_columns);
+        let factors = epilogue.factors.map(of_columns);
+        let bytes = (!left.levels.is_empty())
+            .then(|| (of_columns(&right.columns.scales), of_columns(&right.columns.sums)));
         let (sums, _) = S::as_simd_f32s(sums);
-        for (v, (out, sum)) in out.chunks_mut(S::F32_LANES).zip(sums).enumerate() {
-            let at = first + v * S::F32_LANES;
-            let read = |x: &[f32]| load::<S, WHOLE>(simd, x, out.len());
-            let mut z = *sum;
-            if let Some([scale, offset]) = level {
-                let scales = read(&right.columns.scales[at..]);
-                let shift =
-                    simd.mul_f32s(read(&right.columns.sums[at..]), simd.splat_f32s(*offset));
-                z = simd.mul_add_e_f32s(simd.mul_f32s(scales, simd.splat_f32s(*scale)), z, shift);
+        let (sums, _) = sums.as_chunks::<V>();
+        for (row, sums) in rows.zip(sums) {
+            let mut z = *sums;
+            if let Some((scales, shifts)) = &bytes {
+                let [scale, offset] = left.levels[row].map(|x| simd.splat_f32s(x));
+                for v in 0..V {
+                    let shift = simd.mul_f32s(shifts[v], offset);
+                    z[v] = simd.mul_add_e_f32s(simd.mul_f32s(scales[v], scale), z[v], shift);
+                }
             }
-            if let Some(bias) = epilogue.bias {
-                z = simd.add_f32s(z, read(&bias[at..]));
+            if let Some(bias) = &bias {
+                z = std::array::from_fn(|v| simd.add_f32s(z[v], bias[v]));
             }
-            z = epilogue.activation.of(simd, z);
-            if let Some(factors) = epilogue.factors {
-                z = simd.mul_f32s(z, read(&factors[at..]));
+            z = z.map(|z| epilogue.activation.of(simd, z));
+            if let Some(factors) = &factors {
+                z = std::array::from_fn(|v| simd.mul_f32s(z[v], factors[v]));
             }
-            if let Some(residual) = residual {
-                z = simd.add_f32s(z, read(&residual[v * S::F32_LANES..]));
-            } else if epilogue.add {
-                z = simd.add_f32s(z, read(out));
+            // SAFETY: whoever made the block promised that these rows and panels are its own.
+            let out = unsafe { self.out.row(row, first..first + n) };
+            let other = match epilogue.residual {
+                Some(residual) => Some(&residual[row * right.n + first..][..n]),
+                None if epilogue.add => Some(&*out),
+                None => None,
+            };
+            if let Some(other) = other {
+                let other = load::<S, V, WHOLE>(simd, other);
+                z = std::array::from_fn(|v| simd.add_f32s(other[v], z[v]));
             }
-            store::<S, WHOLE>(simd, out, z);
+            store::<S, V, WHOLE>(simd, out, z);
         }
     }
 }
 
-/// A vector of the first values; of the first `n` unless `WHOLE`.
+/// `V` vectors; unless `WHOLE`, zeros behind the last value.
 #[inline(always)]
-fn load<S: Simd, const WHOLE: bool>(simd: S, x: &[f32], n: usize) -> S::f32s {
-    if WHOLE { S::as_simd_f32s(&x[..S::F32_LANES]).0[0] } else { simd.partial_load_f32s(&x[..n]) }
+fn load<S: Simd, const V: usize, const WHOLE: bool>(simd: S, x: &[f32]) -> [S::f32s; V] {
+    std::array::from_fn(|v| {
+        if WHOLE {
+            S::as_simd_f32s(&x[v * S::F32_LANES..(v + 1) * S::F32_LANES]).0[0]
+        } else {
+            let from = x.len().min(v * S::F32_LANES);
+            simd.partial_load_f32s(&x[from..x.len().min(from + S::F32_LANES)])
+        }
+    })
 }
 
 #[inline(always)]
-fn store<S: Simd, const WHOLE: bool>(simd: S, out: &mut [f32], z: S::f32s) {
+fn store<S: Simd, const V: usize, const WHOLE: bool>(simd: S, out: &mut [f32], z: [S::f32s; V]) {
     if WHOLE {
-        S::as_mut_simd_f32s(out).0[0] = z;
+        let (out, _) = S::as_mut_simd_f32s(out);
+        out.iter_mut().zip(z).for_each(|(out, z)| *out = z);
     } else {
-        simd.partial_store_f32s(out, z);
+        let parts = out.chunks_mut(S::F32_LANES).zip(z);
+        parts.for_each(|(out, z)| simd.partial_store_f32s(out, z));
     }
 }

@@ -76,6 +76,19 @@ impl<'a> Words<'a> {
         Self { words: &self.words[row * self.row_stride + k * self.word_stride..], ..self }
     }
 
+    /// The rows as slices, where each is contiguous.
+    #[inline(always)]
+    pub(super) fn slices<const R: usize>(self, k: usize) -> Option<[&'a [u32]; R]> {
+        (self.word_stride == 1)
+            .then(|| std::array::from_fn(|r| &self.words[r * self.row_stride..][..k]))
+    }
+
+    /// Whether the words of `rows` rows alternate.
+    #[inline(always)]
+    pub(super) fn alternates(self, rows: usize) -> bool {
+        self.row_stride == 1 && self.word_stride == rows
+    }
+
     /// Whether `rows` rows of `k` words lie inside the slice.
     #[inline(always)]
     pub(super) fn has(self, rows: usize, k: usize) -> bool {

@@ -115,15 +115,6 @@ pub(super) fn prefetch(values: &[f32]) {
     }
 }
 
-/// Panics unless a tile of `R` rows lies inside the slices; gives the number of words summed over.
-#[inline(always)]
-fn check<const R: usize, const V: usize>(a: Words<'_>, b: &[u32], out: &[f32]) -> usize {
-    let k = b.len() / (V * LANES);
-    assert!(a.has(R, k), "{R} rows of {k} words");
-    assert!(out.len() >= R * V * LANES, "{R} rows of sums");
-    k
-}
-
 impl TileKernel for Bf16 {
     const LANES: usize = LANES;
     const ROWS: usize = MAX_ROWS;
@@ -136,10 +127,18 @@ impl TileKernel for Bf16 {
         out: &mut [f32],
         add: bool,
     ) {
-        let k = check::<R, V>(a, b, out);
-        // SAFETY: `Self` exists only where the machine has the instructions; `check` bounds all reads
-        // and writes.
-        unsafe { bf16_tile::<R, V>(k, a, b.as_ptr(), out.as_mut_ptr(), add) }
+        let k = b.len() / (V * LANES);
+        assert!(a.has(R, k), "{R} rows of {k} words");
+        assert!(out.len() >= R * V * LANES, "{R} rows of sums");
+        let (b, to) = (b.as_ptr(), (out.as_mut_ptr(), add));
+        // SAFETY: `Self` exists only where the machine has the instructions; all lengths are checked.
+        unsafe {
+            if a.alternates(R) {
+                bf16_alternating::<R, V>(k, a.words.as_ptr(), b, to);
+            } else {
+                bf16_strided::<R, V>(k, a, b, to);
+            }
+        }
     }
 }
 
@@ -155,83 +154,133 @@ impl TileKernel for Int8 {
         out: &mut [f32],
         add: bool,
     ) {
-        let k = check::<R, V>(a, b, out);
-        // SAFETY: as above.
-        unsafe { int8_tile::<R, V>(k, a, b.as_ptr(), out.as_mut_ptr(), add) }
+        let k = b.len() / (V * LANES);
+        assert!(a.has(R, k), "{R} rows of {k} words");
+        assert!(out.len() >= R * V * LANES, "{R} rows of sums");
+        let (b, to) = (b.as_ptr(), (out.as_mut_ptr(), add));
+        // SAFETY: `Self` exists only where the machine has the instructions; all lengths are checked.
+        unsafe {
+            if a.alternates(R) {
+                int8_alternating::<R, V>(k, a.words.as_ptr(), b, to);
+            } else {
+                int8_strided::<R, V>(k, a, b, to);
+            }
+        }
     }
 }
 
 /// # Safety
-/// The machine has AVX-512 BF16; `a` has `R` rows of `k` words, `b` `k · V · 16` words, `out`
-/// `R · V · 16` numbers.
+/// The machine has AVX-512 BF16; `a` has `k · R` words, `b` has `k · V · 16`, `out` `R · V · 16` numbers.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn bf16_tile<const R: usize, const V: usize>(
+unsafe fn bf16_alternating<const R: usize, const V: usize>(
     k: usize,
-    a: Words<'_>,
+    a: *const u32,
     b: *const u32,
-    out: *mut f32,
-    add: bool,
+    (out, add): (*mut f32, bool),
 ) {
     let mut sums = [[_mm512_setzero_ps(); V]; R];
     // SAFETY: every offset is below the lengths the caller promises.
     unsafe {
-        let mut from = a.words.as_ptr();
-        let mut panel = b;
-        for _ in 0..k {
-            let mut b = [_mm512_setzero_si512(); V];
-            for (v, b) in b.iter_mut().enumerate() {
-                *b = _mm512_loadu_si512(panel.add(v * LANES).cast());
-            }
+        for i in 0..k {
+            let b = load::<V>(b.add(i * V * LANES));
             for (r, sums) in sums.iter_mut().enumerate() {
-                let a = _mm512_set1_epi32((*from.add(r * a.row_stride)).cast_signed());
+                let a = _mm512_set1_epi32((*a.add(i * R + r)).cast_signed());
                 for v in 0..V {
                     sums[v] = _mm512_dpbf16_ps(sums[v], pairs(a), pairs(b[v]));
                 }
             }
-            from = from.wrapping_add(a.word_stride);
-            panel = panel.add(V * LANES);
         }
         store(sums, out, add);
     }
 }
 
 /// # Safety
-/// The machine has AVX-512 VNNI; lengths as of [`bf16_tile`].
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn int8_tile<const R: usize, const V: usize>(
+/// The machine has AVX-512 BF16; `a` has `R` rows of `k` words, `b` has `k · V · 16`, `out` `R · V · 16` numbers.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn bf16_strided<const R: usize, const V: usize>(
     k: usize,
     a: Words<'_>,
     b: *const u32,
-    out: *mut f32,
-    add: bool,
+    (out, add): (*mut f32, bool),
+) {
+    let mut sums = [[_mm512_setzero_ps(); V]; R];
+    // SAFETY: every offset is below the lengths the caller promises.
+    unsafe {
+        let rows: [_; R] = std::array::from_fn(|r| a.words.as_ptr().add(r * a.row_stride));
+        for i in 0..k {
+            let b = load::<V>(b.add(i * V * LANES));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = _mm512_set1_epi32((*rows[r].add(i * a.word_stride)).cast_signed());
+                for v in 0..V {
+                    sums[v] = _mm512_dpbf16_ps(sums[v], pairs(a), pairs(b[v]));
+                }
+            }
+        }
+        store(sums, out, add);
+    }
+}
+
+/// # Safety
+/// The machine has AVX-512 VNNI; `a` has `k · R` words, `b` has `k · V · 16`, `out` `R · V · 16` numbers.
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn int8_alternating<const R: usize, const V: usize>(
+    k: usize,
+    a: *const u32,
+    b: *const u32,
+    (out, add): (*mut f32, bool),
 ) {
     let mut sums = [[_mm512_setzero_si512(); V]; R];
     // SAFETY: every offset is below the lengths the caller promises.
     unsafe {
-        let mut from = a.words.as_ptr();
-        let mut panel = b;
-        for _ in 0..k {
-            let mut b = [_mm512_setzero_si512(); V];
-            for (v, b) in b.iter_mut().enumerate() {
-                *b = _mm512_loadu_si512(panel.add(v * LANES).cast());
-            }
+        for i in 0..k {
+            let b = load::<V>(b.add(i * V * LANES));
             for (r, sums) in sums.iter_mut().enumerate() {
-                let a = _mm512_set1_epi32((*from.add(r * a.row_stride)).cast_signed());
+                let a = _mm512_set1_epi32((*a.add(i * R + r)).cast_signed());
                 for v in 0..V {
                     sums[v] = _mm512_dpbusd_epi32(sums[v], a, b[v]);
                 }
             }
-            from = from.wrapping_add(a.word_stride);
-            panel = panel.add(V * LANES);
         }
-        let mut numbers = [[_mm512_setzero_ps(); V]; R];
-        for (numbers, sums) in numbers.iter_mut().zip(sums) {
-            for v in 0..V {
-                numbers[v] = _mm512_cvtepi32_ps(sums[v]);
+        store(sums.map(|sums| sums.map(|sum| _mm512_cvtepi32_ps(sum))), out, add);
+    }
+}
+
+/// # Safety
+/// The machine has AVX-512 VNNI; `a` has `R` rows of `k` words, `b` has `k · V · 16`, `out` `R · V · 16` numbers.
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn int8_strided<const R: usize, const V: usize>(
+    k: usize,
+    a: Words<'_>,
+    b: *const u32,
+    (out, add): (*mut f32, bool),
+) {
+    let mut sums = [[_mm512_setzero_si512(); V]; R];
+    // SAFETY: every offset is below the lengths the caller promises.
+    unsafe {
+        let rows: [_; R] = std::array::from_fn(|r| a.words.as_ptr().add(r * a.row_stride));
+        for i in 0..k {
+            let b = load::<V>(b.add(i * V * LANES));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = _mm512_set1_epi32((*rows[r].add(i * a.word_stride)).cast_signed());
+                for v in 0..V {
+                    sums[v] = _mm512_dpbusd_epi32(sums[v], a, b[v]);
+                }
             }
         }
-        store(numbers, out, add);
+        store(sums.map(|sums| sums.map(|sum| _mm512_cvtepi32_ps(sum))), out, add);
     }
+}
+
+/// # Safety
+/// There are `V · 16` words.
+#[target_feature(enable = "avx512f")]
+unsafe fn load<const V: usize>(words: *const u32) -> [__m512i; V] {
+    let mut vectors = [_mm512_setzero_si512(); V];
+    for (v, vector) in vectors.iter_mut().enumerate() {
+        // SAFETY: below `V · 16`.
+        *vector = unsafe { _mm512_loadu_si512(words.add(v * LANES).cast()) };
+    }
+    vectors
 }
 
 /// The same bits as pairs of bf16.

@@ -21,6 +21,28 @@ pub(in crate::gemm) struct Bf16<S>(pub(in crate::gemm) S);
 #[derive(Clone, Copy)]
 pub(in crate::gemm) struct Int8<S>(pub(in crate::gemm) S);
 
+impl<S: Simd> F32<S> {
+    /// `word(r, k)` is word `k` of row `r`.
+    #[inline(always)]
+    fn sum<const R: usize, const V: usize>(
+        self,
+        b: &[[S::f32s; V]],
+        word: impl Fn(usize, usize) -> u32,
+    ) -> [[S::f32s; V]; R] {
+        let simd = self.0;
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        for (k, b) in b.iter().enumerate() {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = simd.splat_f32s(f32::from_bits(word(r, k)));
+                for v in 0..V {
+                    sums[v] = simd.mul_add_e_f32s(a, b[v], sums[v]);
+                }
+            }
+        }
+        sums
+    }
+}
+
 impl<S: Simd> TileKernel for F32<S> {
     const LANES: usize = S::F32_LANES;
     const ROWS: usize = tile_rows::<S>();
@@ -33,22 +55,51 @@ impl<S: Simd> TileKernel for F32<S> {
         out: &mut [f32],
         add: bool,
     ) {
-        let simd = self.0;
         let (b, _) = S::as_simd_f32s(bytemuck::cast_slice(b));
         let (b, _) = b.as_chunks::<V>();
         assert!(a.has(R, b.len()), "{R} rows of {} words", b.len());
+        // SAFETY, of all three: `has` checked the last word of the last row.
+        let sums: [_; R] = if a.alternates(R) {
+            self.sum(b, |r, k| unsafe { *a.words.get_unchecked(k * R + r) })
+        } else if let Some(rows) = a.slices::<R>(b.len()) {
+            self.sum(b, |r, k| unsafe { *rows[r].get_unchecked(k) })
+        } else {
+            let (row, word) = (a.row_stride, a.word_stride);
+            self.sum(b, |r, k| unsafe { *a.words.get_unchecked(r * row + k * word) })
+        };
+        store(self.0, sums, out, add);
+    }
+}
+
+impl<S: Simd> Bf16<S> {
+    /// `word(r, k)` is word `k` of row `r`.
+    #[inline(always)]
+    fn sum<const R: usize, const V: usize>(
+        self,
+        b: &[[S::u32s; V]],
+        word: impl Fn(usize, usize) -> u32,
+    ) -> [[S::f32s; V]; R] {
+        let simd = self.0;
+        let (shift, high_half) = (simd.splat_u32s(16), simd.splat_u32s(0xffff_0000));
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         for (k, b) in b.iter().enumerate() {
+            let mut low = [simd.splat_f32s(0.0); V];
+            let mut high = low;
+            for v in 0..V {
+                low[v] = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(b[v], shift));
+                high[v] = simd.transmute_f32s_u32s(simd.and_u32s(b[v], high_half));
+            }
             for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: `has` above checked the last word of the last row.
-                let a = unsafe { *a.words.get_unchecked(r * a.row_stride + k * a.word_stride) };
-                let a = simd.splat_f32s(f32::from_bits(a));
+                let a = word(r, k);
+                let first = simd.splat_f32s(f32::from_bits(a << 16));
+                let second = simd.splat_f32s(f32::from_bits(a & 0xffff_0000));
                 for v in 0..V {
-                    sums[v] = simd.mul_add_e_f32s(a, b[v], sums[v]);
+                    sums[v] = simd.mul_add_e_f32s(first, low[v], sums[v]);
+                    sums[v] = simd.mul_add_e_f32s(second, high[v], sums[v]);
                 }
             }
         }
-        store(simd, sums, out, add);
+        sums
     }
 }
 
@@ -64,31 +115,19 @@ impl<S: Simd> TileKernel for Bf16<S> {
         out: &mut [f32],
         add: bool,
     ) {
-        let simd = self.0;
         let (b, _) = S::as_simd_u32s(b);
         let (b, _) = b.as_chunks::<V>();
         assert!(a.has(R, b.len()), "{R} rows of {} words", b.len());
-        let (shift, high_half) = (simd.splat_u32s(16), simd.splat_u32s(0xffff_0000));
-        let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        for (k, b) in b.iter().enumerate() {
-            let mut low = [simd.splat_f32s(0.0); V];
-            let mut high = low;
-            for v in 0..V {
-                low[v] = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(b[v], shift));
-                high[v] = simd.transmute_f32s_u32s(simd.and_u32s(b[v], high_half));
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: `has` above checked the last word of the last row.
-                let a = unsafe { *a.words.get_unchecked(r * a.row_stride + k * a.word_stride) };
-                let first = simd.splat_f32s(f32::from_bits(a << 16));
-                let second = simd.splat_f32s(f32::from_bits(a & 0xffff_0000));
-                for v in 0..V {
-                    sums[v] = simd.mul_add_e_f32s(first, low[v], sums[v]);
-                    sums[v] = simd.mul_add_e_f32s(second, high[v], sums[v]);
-                }
-            }
-        }
-        store(simd, sums, out, add);
+        // SAFETY, of all three: `has` checked the last word of the last row.
+        let sums: [_; R] = if a.alternates(R) {
+            self.sum(b, |r, k| unsafe { *a.words.get_unchecked(k * R + r) })
+        } else if let Some(rows) = a.slices::<R>(b.len()) {
+            self.sum(b, |r, k| unsafe { *rows[r].get_unchecked(k) })
+        } else {
+            let (row, word) = (a.row_stride, a.word_stride);
+            self.sum(b, |r, k| unsafe { *a.words.get_unchecked(r * row + k * word) })
+        };
+        store(self.0, sums, out, add);
     }
 }
 
@@ -123,6 +162,25 @@ fn store<S: Simd, const R: usize, const V: usize>(
     }
 }
 
+impl<S: Simd> Int8<S> {
+    /// `word(k)` is word `k` of a row.
+    #[inline(always)]
+    fn row(self, b: &[u32], out: &mut [f32], add: bool, word: impl Fn(usize) -> u32) {
+        let mut sums = [0_i32; MAX_WIDTH];
+        let sums = &mut sums[..out.len()];
+        for (k, b) in b.chunks_exact(out.len()).enumerate() {
+            let a = word(k).to_le_bytes().map(i32::from);
+            for (sum, b) in sums.iter_mut().zip(b) {
+                let b = b.to_le_bytes().map(|b| i32::from(b.cast_signed()));
+                *sum += a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
+            }
+        }
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = if add { *out + *sum as f32 } else { *sum as f32 };
+        }
+    }
+}
+
 impl<S: Simd> TileKernel for Int8<S> {
     const LANES: usize = S::F32_LANES;
     const ROWS: usize = tile_rows::<S>();
@@ -135,22 +193,37 @@ impl<S: Simd> TileKernel for Int8<S> {
         out: &mut [f32],
         add: bool,
     ) {
-        let width = V * Self::LANES;
-        let k = b.len() / width;
-        assert!(a.has(R, k), "{R} rows of {k} words");
-        for (r, out) in out[..R * width].chunks_exact_mut(width).enumerate() {
-            let mut sums = [0_i32; MAX_WIDTH];
-            let sums = &mut sums[..width];
-            for (k, b) in b.chunks_exact(width).enumerate() {
-                let a = a.words[r * a.row_stride + k * a.word_stride].to_le_bytes().map(i32::from);
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    let b = b.to_le_bytes().map(|b| i32::from(b.cast_signed()));
-                    *sum += a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
-                }
-            }
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = if add { *out + *sum as f32 } else { *sum as f32 };
-            }
+        for (r, out) in out.chunks_exact_mut(V * Self::LANES).take(R).enumerate() {
+            self.row(b, out, add, |k| a.words[r * a.row_stride + k * a.word_stride]);
         }
     }
+}
+
+/// Values of a cache line.
+const LINE: usize = 16;
+
+/// Asks for memory that will be read soon.
+#[inline(always)]
+pub(in crate::gemm) fn ask_to_read(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the instruction is a hint that may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, LINE);
+}
+
+/// Asks for memory that will be written soon.
+#[inline(always)]
+pub(in crate::gemm) fn ask_to_write(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(LINE) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
 }

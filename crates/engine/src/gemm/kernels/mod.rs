@@ -8,7 +8,7 @@
 pub(super) mod avx512;
 pub(super) mod generic;
 
-pub(super) use generic::{Bf16, F32, Int8};
+pub(super) use generic::{Bf16, F32, Int8, ask_to_write};
 
 /// Rows and columns of a block that is transposed at once.
 pub(super) const BLOCK: usize = 16;
