@@ -58,13 +58,15 @@ impl<S: Simd> TileKernel for F32<S> {
         let (b, _) = S::as_simd_f32s(bytemuck::cast_slice(b));
         let (b, _) = b.as_chunks::<V>();
         assert!(a.has(R, b.len()), "{R} rows of {} words", b.len());
-        // SAFETY, of all three: `has` checked the last word of the last row.
         let sums: [_; R] = if a.alternates(R) {
+            // SAFETY: `has` checked the last word of the last row.
             self.sum(b, |r, k| unsafe { *a.words.get_unchecked(k * R + r) })
         } else if let Some(rows) = a.slices::<R>(b.len()) {
+            // SAFETY: each slice has as many words as `b`.
             self.sum(b, |r, k| unsafe { *rows[r].get_unchecked(k) })
         } else {
             let (row, word) = (a.row_stride, a.word_stride);
+            // SAFETY: `has` checked the last word of the last row.
             self.sum(b, |r, k| unsafe { *a.words.get_unchecked(r * row + k * word) })
         };
         store(self.0, sums, out, add);
@@ -118,13 +120,15 @@ impl<S: Simd> TileKernel for Bf16<S> {
         let (b, _) = S::as_simd_u32s(b);
         let (b, _) = b.as_chunks::<V>();
         assert!(a.has(R, b.len()), "{R} rows of {} words", b.len());
-        // SAFETY, of all three: `has` checked the last word of the last row.
         let sums: [_; R] = if a.alternates(R) {
+            // SAFETY: `has` checked the last word of the last row.
             self.sum(b, |r, k| unsafe { *a.words.get_unchecked(k * R + r) })
         } else if let Some(rows) = a.slices::<R>(b.len()) {
+            // SAFETY: each slice has as many words as `b`.
             self.sum(b, |r, k| unsafe { *rows[r].get_unchecked(k) })
         } else {
             let (row, word) = (a.row_stride, a.word_stride);
+            // SAFETY: `has` checked the last word of the last row.
             self.sum(b, |r, k| unsafe { *a.words.get_unchecked(r * row + k * word) })
         };
         store(self.0, sums, out, add);
