@@ -1,6 +1,6 @@
 //! Where operations run: the parameters they read, the memory they use, the tape they may write.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
 use conjoin_core::Parameter;
 
@@ -72,14 +72,16 @@ impl<'p> Exec<'p> {
         self.workspace.precision_of(weight).trainable_if(self.is_recording())
     }
 
-    /// A weight `[n, k]` for `x · Wᵀ`; `values` are its own or scaled ones.
+    /// A weight `[n, k]`, or some of its rows, for `x · Wᵀ`; `values` are its own or scaled ones.
     pub(crate) fn packed(
         &self,
-        weight: ParamId,
+        (weight, rows): (ParamId, Option<Range<usize>>),
         values: &[f32],
-        shape: (usize, usize),
+        k: usize,
     ) -> Arc<PackedMatrix> {
-        self.workspace.packed((weight, Side::Forward, self.precision_of(weight)), values, shape)
+        let side = rows.map_or(Side::Forward, |rows| Side::Part(rows.start, rows.end));
+        let precision = self.precision_of(weight);
+        self.workspace.packed((weight, side, precision), values, (values.len() / k, k))
     }
 
     /// The precision that products are also computed in, if one is tried.

@@ -191,7 +191,6 @@ pub(crate) fn exp(x: f32) -> f32 {
 #[inline(always)]
 #[expect(clippy::excessive_precision, reason = "the constants are Cephes' as published")]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer in the low bits
     let (least, shift) = (simd.splat_f32s(-126.0), simd.splat_f32s(SHIFT));
     let x = simd.select_f32s(simd.less_than_f32s(x, least), least, x);
     let shifted = simd.add_f32s(x, shift);

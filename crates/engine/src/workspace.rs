@@ -19,6 +19,8 @@ use crate::{
 pub(crate) enum Side {
     /// `x · Wᵀ`
     Forward,
+    /// The same with the rows `from..to` of `W`.
+    Part(usize, usize),
     /// `g · W`
     Backward,
 }
@@ -140,7 +142,7 @@ impl Workspace {
         }
         let matrix = MatRef::new(values, n, k);
         let matrix = match side {
-            Side::Forward => matrix.transposed(),
+            Side::Forward | Side::Part(..) => matrix.transposed(),
             Side::Backward => matrix,
         };
         let packed = Arc::new(PackedMatrix::pack(matrix, precision, &self.pool));

@@ -17,7 +17,7 @@ use crate::{
     places::Places,
     pooling::{Pool, Sequences},
     spec::{EncoderInput, EncoderSpec, HeadLayer, MlpRule, NormPlacement, OutputNorm, Pooling},
-    tower::Observe,
+    tower::{Nobody, Observe},
 };
 
 /// An encoder whose parameters are declared.
@@ -107,8 +107,9 @@ impl Encoder {
         batch: &TokenBatch,
         observe: Observe<'_>,
     ) -> Tensor {
-        let x = self.read_ids(exec, batch, observe);
-        self.finish(exec, &x, &Sequences::of_tokens(batch), observe)
+        let x = self.token_embeddings(exec, batch);
+        let sight = Sight { offsets: &batch.offsets, visible: batch.visible.as_ref() };
+        self.embed(exec, x, (&Sequences::of_tokens(batch), sight), observe)
     }
 
     /// One vector per kept token, for late interaction.
@@ -134,7 +135,7 @@ impl Encoder {
     /// # Shapes
     /// Result: `[t, d]`.
     pub(crate) fn token_states(&self, exec: &Exec<'_>, batch: &TokenBatch) -> Tensor {
-        let x = self.read_ids(exec, batch, &mut |_, _| {});
+        let x = self.read_ids(exec, batch, &mut Nobody);
         match (self.output_norm, self.spec.output_norm) {
             (Some(norm), OutputNorm::Tokens) => self.norm(exec, &x, norm),
             (_, OutputNorm::None | OutputNorm::Tokens | OutputNorm::Pooled) => x,
@@ -153,13 +154,17 @@ impl Encoder {
         self.apply_head(exec, pooled)
     }
 
-    fn read_ids(&self, exec: &Exec<'_>, batch: &TokenBatch, observe: Observe<'_>) -> Tensor {
+    fn token_embeddings(&self, exec: &Exec<'_>, batch: &TokenBatch) -> Tensor {
         let Stem::Tokens(tables) = self.stem else {
             unreachable!("text towers are checked to embed tokens")
         };
-        let x = exec.embed_tokens(batch, tables, self.spec.width); // [t, d]
+        exec.embed_tokens(batch, tables, self.spec.width) // [t, d]
+    }
+
+    fn read_ids(&self, exec: &Exec<'_>, batch: &TokenBatch, observe: Observe<'_>) -> Tensor {
+        let x = self.token_embeddings(exec, batch);
         let sight = Sight { offsets: &batch.offsets, visible: batch.visible.as_ref() };
-        self.layers(exec, x, sight, observe)
+        self.layers(exec, x, (&self.blocks, sight), observe)
     }
 
     /// # Shapes
@@ -180,28 +185,50 @@ impl Encoder {
         let per_image = x.rows() / n_pictures;
         let sequences = Sequences::of_images(n_pictures, per_image, class.is_some());
         let sight = Sight { offsets: sequences.offsets(), visible: None };
-        let x = self.layers(exec, x, sight, observe);
-        self.finish(exec, &x, &sequences, observe)
+        self.embed(exec, x, (&sequences, sight), observe)
+    }
+
+    /// All layers, the pooling and the head. Where the pooling picks a row of each sequence and nobody
+    /// wants to see the others, the last layer computes those rows only.
+    fn embed(
+        &self,
+        exec: &Exec<'_>,
+        x: Tensor,
+        (sequences, sight): (&Sequences, Sight<'_>),
+        observe: Observe<'_>,
+    ) -> Tensor {
+        let picked = self.pool.picked(sequences);
+        let all = exec.is_recording() || observe.listens();
+        match (picked.filter(|_| !all), self.blocks.split_last()) {
+            (Some(rows), Some((last, before))) => {
+                let x = self.layers(exec, x, (before, sight), observe);
+                let mut x = self.last_layer(exec, last, (&x, &rows), sight); // [b, d]
+                if let Some(norm) = self.output_norm {
+                    x = self.norm(exec, &x, norm);
+                }
+                self.apply_head(exec, x)
+            }
+            _ => {
+                let x = self.layers(exec, x, (&self.blocks, sight), observe);
+                self.finish(exec, &x, sequences, observe)
+            }
+        }
     }
 
     fn layers(
         &self,
         exec: &Exec<'_>,
         mut x: Tensor,
-        sight: Sight<'_>,
+        (blocks, sight): (&[Block], Sight<'_>),
         observe: Observe<'_>,
     ) -> Tensor {
         if let Some(norm) = self.input_norm {
             x = self.norm(exec, &x, norm);
         }
-        observe("hidden.0", &x);
-        for (i, block) in self.blocks.iter().enumerate() {
-            let at = (i, sight);
-            x = match self.spec.norm.placement {
-                NormPlacement::Pre => self.pre_norm_block(exec, block, &x, at),
-                NormPlacement::Post => self.post_norm_block(exec, block, &x, at),
-            };
-            observe(&format!("hidden.{}", i + 1), &x);
+        observe.tell("hidden.0", &x);
+        for (i, block) in blocks.iter().enumerate() {
+            x = self.layer(exec, block, &x, (i, sight));
+            observe.tell(&format!("hidden.{}", i + 1), &x);
         }
         x
     }
@@ -215,7 +242,7 @@ impl Encoder {
         observe: Observe<'_>,
     ) -> Tensor {
         let pooled = self.pool(exec, x, sequences); // [b, d]
-        observe("pooled", &pooled);
+        observe.tell("pooled", &pooled);
         self.apply_head(exec, pooled)
     }
 
@@ -231,50 +258,60 @@ impl Encoder {
         if self.spec.normalize { exec.normalize(&x) } else { x }
     }
 
-    fn pre_norm_block(
-        &self,
-        exec: &Exec<'_>,
-        b: &Block,
-        x: &Tensor,
-        at: (usize, Sight<'_>),
-    ) -> Tensor {
-        let qkv = exec.linear_behind(self.before(b.attention_norm), x, b.qkv, IDENTITY);
-        let x = &self.attend(exec, b, &qkv, x, at);
-        self.mlp(exec, b, self.before(Some(b.mlp_norm)), x)
+    fn layer(&self, exec: &Exec<'_>, b: &Block, x: &Tensor, at: (usize, Sight<'_>)) -> Tensor {
+        let qkv = exec.linear_behind(self.before_attention(b), x, b.qkv, IDENTITY); // [t, 3d]
+        let mixed = exec.attention(&qkv, at.1.offsets, self.attention_spec(at)); // [t, d]
+        self.behind_attention(exec, b, x, &mixed)
     }
 
-    fn post_norm_block(
-        &self,
-        exec: &Exec<'_>,
-        b: &Block,
-        x: &Tensor,
-        at: (usize, Sight<'_>),
-    ) -> Tensor {
-        let qkv = exec.linear(x, b.qkv, IDENTITY);
-        let sum = self.attend(exec, b, &qkv, x, at);
-        let x = &b.attention_norm.map_or_else(|| sum.clone(), |n| self.norm(exec, &sum, n));
-        self.norm(exec, &self.mlp(exec, b, Before::Nothing, x), b.mlp_norm)
+    fn before_attention(&self, b: &Block) -> Before {
+        match self.spec.norm.placement {
+            NormPlacement::Pre => self.before(b.attention_norm),
+            NormPlacement::Post => Before::Nothing,
+        }
     }
 
-    /// `x + γ ∘ out(attention(qkv))`
-    fn attend(
+    /// The last layer for one row of each sequence.
+    ///
+    /// # Shapes
+    /// `x`: `[t, d]`, `rows`: `b` of them, result: `[b, d]`.
+    fn last_layer(
         &self,
         exec: &Exec<'_>,
         b: &Block,
-        qkv: &Tensor,
-        x: &Tensor,
-        (layer, sight): (usize, Sight<'_>),
+        (x, rows): (&Tensor, &Arc<[usize]>),
+        sight: Sight<'_>,
     ) -> Tensor {
+        let d = self.spec.width;
+        let before = self.before_attention(b);
+        let picked = exec.pick_rows(x, rows); // [b, d]
+        let q = exec.linear_part(before, &picked, b.qkv, 0..d);
+        let kv = exec.linear_part(before, x, b.qkv, d..3 * d); // [t, 2d]
+        let spec = self.attention_spec((self.blocks.len() - 1, sight));
+        let mixed = exec.attention_of(&q, &kv, sight.offsets, rows, spec); // [b, d]
+        self.behind_attention(exec, b, &picked, &mixed)
+    }
+
+    fn attention_spec(&self, (layer, sight): (usize, Sight<'_>)) -> AttentionSpec {
         let longest = sight.offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0);
         let (rotary, reach) = self.places.of_layer(layer, longest);
-        let rule = &self.spec.attention;
         let bias = self.places.bias(longest);
         let visible = sight.visible.cloned();
-        let spec =
-            AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias, rotary, visible };
-        let mixed = exec.attention(qkv, sight.offsets, spec); // [t, d]
+        let rule = &self.spec.attention;
+        AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias, rotary, visible }
+    }
+
+    /// What follows attention in a block: its projection, the MLP, both added to what they come from.
+    fn behind_attention(&self, exec: &Exec<'_>, b: &Block, x: &Tensor, mixed: &Tensor) -> Tensor {
         let onto = Onto { residual: x, factors: b.attention_scale };
-        exec.linear_onto(onto, self.before(b.inner_norm), &mixed, b.out)
+        let sum = exec.linear_onto(onto, self.before(b.inner_norm), mixed, b.out);
+        match self.spec.norm.placement {
+            NormPlacement::Pre => self.mlp(exec, b, self.before(Some(b.mlp_norm)), &sum),
+            NormPlacement::Post => {
+                let x = b.attention_norm.map_or_else(|| sum.clone(), |n| self.norm(exec, &sum, n));
+                self.norm(exec, &self.mlp(exec, b, Before::Nothing, &x), b.mlp_norm)
+            }
+        }
     }
 
     /// `x + γ ∘ down(act(up(before(x))))`

@@ -54,6 +54,6 @@ pub use spec::{
     MobileNetSpec, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias, Rotary, RotaryAxes,
     ScoreBias,
 };
-pub use tower::{ImageTower, Observe, Rows, Sequence, SequenceTower, TextTower};
+pub use tower::{ImageTower, Observe, Observer, Rows, Sequence, SequenceTower, TextTower};
 pub use weight_file::Weights;
 pub use weights::{NameMap, Source};

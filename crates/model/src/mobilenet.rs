@@ -79,17 +79,17 @@ impl MobileNet {
         let windows = exec.windows(pictures, 3, stride); // [b·h·w, 27]
         let mut x = exec.linear(&windows, self.stem, Activation::Relu6); // [b·h·w, c]
         let mut shape = pictures.shape().strided(stride);
-        observe("hidden.0", &x);
+        observe.tell("hidden.0", &x);
         for (i, block) in self.blocks.iter().enumerate() {
             x = exec.depthwise(&x, shape, block.stride, block.depthwise, Activation::Relu6);
             shape = shape.strided(block.stride);
             x = exec.linear(&x, block.pointwise, Activation::Relu6); // [b·h·w, c']
-            observe(&format!("hidden.{}", i + 1), &x);
+            observe.tell(&format!("hidden.{}", i + 1), &x);
         }
         let per_image = shape.height * shape.width;
         let images = (0..shape.batch).map(|i| i * per_image..(i + 1) * per_image).collect();
         let mut pooled = exec.mean_rows(&x, &images); // [b, c']
-        observe("pooled", &pooled);
+        observe.tell("pooled", &pooled);
         if let Some(projection) = self.projection {
             pooled = exec.linear(&pooled, projection, Activation::Identity); // [b, e]
         }

@@ -107,25 +107,27 @@ impl Pool {
         sequences: &Sequences,
         eps: f32,
     ) -> Tensor {
+        if let Some(rows) = self.picked(sequences) {
+            return exec.pick_rows(x, &rows);
+        }
+        match &self.probe {
+            Some(probe) => probe.apply(exec, x, &sequences.offsets, eps),
+            None if self.rule == Pooling::Patches => {
+                exec.mean_rows(x, &sequences.spans(sequences.before))
+            }
+            None => exec.mean_rows(x, &sequences.spans(0)),
+        }
+    }
+
+    /// The row of each sequence, where the rule picks one.
+    pub(crate) fn picked(&self, sequences: &Sequences) -> Option<Arc<[usize]>> {
+        let offsets = &sequences.offsets;
         match self.rule {
-            Pooling::Mean => exec.mean_rows(x, &sequences.spans(0)),
-            Pooling::Patches => exec.mean_rows(x, &sequences.spans(sequences.before)),
-            Pooling::First => {
-                let offsets = &sequences.offsets;
-                exec.pick_rows(x, &offsets[..offsets.len() - 1].into())
-            }
-            Pooling::Last => {
-                let last = sequences.offsets[1..].iter().map(|end| end - 1);
-                exec.pick_rows(x, &last.collect())
-            }
-            Pooling::FirstId(id) => {
-                exec.pick_rows(x, &sequences.pick(|ids| ids.iter().position(|i| *i == id)))
-            }
-            Pooling::LargestId => exec.pick_rows(x, &sequences.pick(first_largest)),
-            Pooling::Probe { .. } => {
-                let probe = self.probe.as_ref().expect("declared with the rule");
-                probe.apply(exec, x, &sequences.offsets, eps)
-            }
+            Pooling::First => Some(offsets[..offsets.len() - 1].into()),
+            Pooling::Last => Some(offsets[1..].iter().map(|end| end - 1).collect()),
+            Pooling::FirstId(id) => Some(sequences.pick(|ids| ids.iter().position(|i| *i == id))),
+            Pooling::LargestId => Some(sequences.pick(first_largest)),
+            Pooling::Mean | Pooling::Patches | Pooling::Probe { .. } => None,
         }
     }
 }

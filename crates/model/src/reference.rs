@@ -192,7 +192,9 @@ impl Reference {
         errors: &mut Vec<StageError>,
     ) -> Result<(), ModelErrorKind> {
         let mut part = self.part(name, Executor::Inferring, errors);
-        tower.observe(inputs, &mut |stage, value| part.compare(stage, value.values()))?;
+        tower.observe(inputs, &mut |stage: &str, value: &Tensor| {
+            part.compare(stage, value.values())
+        })?;
         part.compare(output, tower.embed(inputs)?.values());
         part.end()?;
         let mut part = self.part(name, Executor::Recording, errors);
@@ -248,7 +250,9 @@ impl Reference {
         let inputs: Vec<&Vec<u32>> = ids.iter().collect();
         for executor in [Executor::Inferring, Executor::Recording] {
             let mut part = self.part("text", executor, errors);
-            tower.observe(&inputs, executor, &mut |name, value| part.hear(name, value))?;
+            tower.observe(&inputs, executor, &mut |name: &str, value: &Tensor| {
+                part.hear(name, value)
+            })?;
             part.end()?;
         }
         let mut part = self.part("text", Executor::Inferring, errors);
@@ -281,7 +285,9 @@ impl Reference {
             if executor == Executor::Inferring {
                 part.compare("pixels", &values);
             }
-            tower.observe(&inputs, executor, &mut |name, value| part.hear(name, value))?;
+            tower.observe(&inputs, executor, &mut |name: &str, value: &Tensor| {
+                part.hear(name, value)
+            })?;
             part.end()?;
         }
         let mut part = self.part("image", Executor::Inferring, errors);

@@ -25,7 +25,35 @@ use crate::{
 pub use sequence::{Rows, Sequence, SequenceTower};
 
 /// Is told each intermediate by name (`hidden.3`, `pooled`); parity tests listen, nothing else does.
-pub type Observe<'a> = &'a mut dyn FnMut(&str, &Tensor);
+pub type Observe<'a> = &'a mut dyn Observer;
+
+/// Is told the intermediates of a pass.
+pub trait Observer {
+    /// Hears one.
+    fn tell(&mut self, name: &str, value: &Tensor);
+
+    /// Whether anybody hears, so that what nothing else needs is computed too.
+    fn listens(&self) -> bool {
+        true
+    }
+}
+
+impl<F: FnMut(&str, &Tensor)> Observer for F {
+    fn tell(&mut self, name: &str, value: &Tensor) {
+        self(name, value);
+    }
+}
+
+/// Hears nothing.
+pub(crate) struct Nobody;
+
+impl Observer for Nobody {
+    fn tell(&mut self, _name: &str, _value: &Tensor) {}
+
+    fn listens(&self) -> bool {
+        false
+    }
+}
 
 /// What comes before the names of a tower's parameters.
 pub(crate) const TEXT_PREFIX: &str = "text.";
@@ -138,8 +166,9 @@ impl TextTower {
         observe: Observe<'_>,
     ) -> Result<(), TowerError> {
         let exec = executor.begin(&self.parameters, &self.workspace);
-        let embedding = self.forward(&exec, inputs, observe)?;
-        observe("embedding", &embedding);
+        self.forward(&exec, inputs, observe)?;
+        // Once more, unseen: as it is embedded when nobody looks.
+        observe.tell("embedding", &self.forward(&exec, inputs, &mut Nobody)?);
         Ok(())
     }
 
@@ -326,8 +355,9 @@ impl ImageTower {
         observe: Observe<'_>,
     ) -> Result<(), TowerError> {
         let exec = executor.begin(&self.parameters, &self.workspace);
-        let embedding = self.forward(&exec, inputs, observe)?;
-        observe("embedding", &embedding);
+        self.forward(&exec, inputs, observe)?;
+        // Once more, unseen: as it is embedded when nobody looks.
+        observe.tell("embedding", &self.forward(&exec, inputs, &mut Nobody)?);
         Ok(())
     }
 
@@ -404,8 +434,6 @@ fn precision(parameters: &[Parameter], workspace: &Workspace) -> TowerPrecision 
     TowerPrecision { precision: workspace.precision(), exceptions: exceptions.collect() }
 }
 
-fn ignore(_name: &str, _value: &Tensor) {}
-
 fn finite(embeddings: Embeddings) -> Result<Embeddings, TowerError> {
     if embeddings.values().iter().all(|x| x.is_finite()) {
         return Ok(embeddings);
@@ -457,7 +485,7 @@ impl Tower for TextTower {
             let mut all = Embeddings::zeros(0, self.width());
             for pass in Self::passes(inputs, Vec::len) {
                 let exec = Exec::inferring(&self.parameters, &self.workspace);
-                all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
+                all.append(&finite(rows(&self.forward(&exec, pass, &mut Nobody)?))?);
             }
             Ok(all)
         })
@@ -466,7 +494,7 @@ impl Tower for TextTower {
     fn record(&self, inputs: &[&Vec<u32>]) -> Result<(Embeddings, Recording), TowerError> {
         on_a_worker(|| {
             let exec = Exec::recording(&self.parameters, &self.workspace);
-            let output = self.forward(&exec, inputs, &mut ignore)?;
+            let output = self.forward(&exec, inputs, &mut Nobody)?;
             Ok(Recording::end(exec, output))
         })
     }
@@ -501,7 +529,7 @@ impl Tower for ImageTower {
             let mut all = Embeddings::zeros(0, self.width());
             for pass in inputs.chunks(self.images_per_pass()) {
                 let exec = Exec::inferring(&self.parameters, &self.workspace);
-                all.append(&finite(rows(&self.forward(&exec, pass, &mut ignore)?))?);
+                all.append(&finite(rows(&self.forward(&exec, pass, &mut Nobody)?))?);
             }
             Ok(all)
         })
@@ -510,7 +538,7 @@ impl Tower for ImageTower {
     fn record(&self, inputs: &[&Pixels]) -> Result<(Embeddings, Recording), TowerError> {
         on_a_worker(|| {
             let exec = Exec::recording(&self.parameters, &self.workspace);
-            let output = self.forward(&exec, inputs, &mut ignore)?;
+            let output = self.forward(&exec, inputs, &mut Nobody)?;
             Ok(Recording::end(exec, output))
         })
     }

@@ -274,7 +274,7 @@ impl Block<'_> {
             // SAFETY: whoever made the block promised that these rows and panels are its own.
             kernels::ask_to_write(unsafe { self.out.row(row, columns.clone()) });
             if let Some(residual) = epilogue.residual {
-                kernels::ask_to_read(&residual[row * right.n..][columns.clone()]);
+                kernels::prefetch(&residual[row * right.n..][columns.clone()]);
             }
         }
     }

@@ -5,7 +5,7 @@
 //! Backward, with `g = dy ∘ act'`: `dW = s ∘ (gᵀ x)`, `ds = Σₖ W ∘ (gᵀ x)`, `db = Σₘ g`,
 //! `dx = g · (s ∘ W)`.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use crate::{
     Activation, Exec, ParamId, Precision, Tensor,
@@ -131,7 +131,12 @@ impl Exec<'_> {
         // Where the derivative is of z, the product leaves z and the activation goes from z to y.
         let keep_z = records && !activation.derivative_from_output();
         let now = if keep_z { Activation::Identity } else { activation };
-        let y = self.product(x, Before::Nothing, p, &After { activation: now, ..After::NOTHING });
+        let y = self.product(
+            x,
+            Before::Nothing,
+            (p, None),
+            &After { activation: now, ..After::NOTHING },
+        );
         let (m, n) = (x.rows(), y.as_ref().len() / x.rows().max(1));
         let (y, z) = if keep_z { (self.activate(&y, activation), Some(y)) } else { (y, None) };
         let y = Tensor::new(m, n, y, None);
@@ -163,9 +168,30 @@ impl Exec<'_> {
         if self.is_recording() || matches!(before, Before::Nothing) {
             return self.linear(&self.apply_before(before, x), p, activation);
         }
-        let y = self.product(x, before, p, &After { activation, ..After::NOTHING });
+        let y = self.product(x, before, (p, None), &After { activation, ..After::NOTHING });
         let n = y.as_ref().len() / x.rows().max(1);
         self.output((x.rows(), n), y, None)
+    }
+
+    /// Some of the outputs of [`Exec::linear_behind`]. It keeps nothing for a backward.
+    ///
+    /// # Shapes
+    /// `x`: `[m, k]`, result: `[m, outputs.len()]`.
+    ///
+    /// # Panics
+    /// When there are no such outputs, or the pass records.
+    #[must_use]
+    pub fn linear_part(
+        &self,
+        before: Before,
+        x: &Tensor,
+        p: LinearParams,
+        outputs: Range<usize>,
+    ) -> Tensor {
+        assert!(!self.is_recording(), "parts of layers are for inference");
+        let shape = (x.rows(), outputs.len());
+        let y = self.product(x, before, (p, Some(outputs)), &After::NOTHING);
+        self.output(shape, y, None)
     }
 
     /// A linear layer with what stands before it, added to a residual: `r + γ ∘ (before(x) · Wᵀ + b)`.
@@ -186,7 +212,7 @@ impl Exec<'_> {
         let Onto { residual, factors } = onto;
         if !self.is_recording() {
             let after = After { onto: Some(onto), ..After::NOTHING };
-            let y = self.product(x, before, p, &after);
+            let y = self.product(x, before, (p, None), &after);
             return self.output((x.rows(), residual.cols()), y, None);
         }
         let x = &self.apply_before(before, x);
@@ -195,7 +221,7 @@ impl Exec<'_> {
             return self.add(residual, &self.scale_columns(&branch, factors));
         }
         let after = After { onto: Some(onto), ..After::NOTHING };
-        let y = self.product(x, Before::Nothing, p, &after);
+        let y = self.product(x, Before::Nothing, (p, None), &after);
         let y = Tensor::new(x.rows(), residual.cols(), y, None);
         let records = self.records(&[residual, x], &p.ids().collect::<Vec<_>>());
         let backward = records.then(|| {
@@ -216,17 +242,27 @@ impl Exec<'_> {
     }
 
     /// `r + γ ∘ act(before(x) · (s ∘ W)ᵀ + b)`
-    fn product(&self, x: &Tensor, before: Before, p: LinearParams, after: &After<'_>) -> Buffer {
+    fn product(
+        &self,
+        x: &Tensor,
+        before: Before,
+        (p, outputs): (LinearParams, Option<Range<usize>>),
+        after: &After<'_>,
+    ) -> Buffer {
         let (m, k) = (x.rows(), before.width(x.cols()));
         let weight = self.value(p.weight);
         assert!(k > 0 && weight.len().is_multiple_of(k), "rows of {k} weights");
-        let n = weight.len() / k;
+        let all = weight.len() / k;
         let scaled = p.scale.map(|s| self.scaled(weight, self.value(s), k));
         let weight = scaled.as_ref().map_or(weight, AsRef::as_ref);
-        let right = self.packed(p.weight, weight, (n, k));
-        let bias = p.bias.map(|b| b.whole(self.value(b.id()), n));
+        let bias = p.bias.map(|b| b.whole(self.value(b.id()), all));
+        let wanted = outputs.clone().unwrap_or(0..all);
+        let weight = &weight[wanted.start * k..wanted.end * k];
+        let right = self.packed((p.weight, outputs), weight, k);
+        let n = wanted.len();
+        let bias = bias.as_ref().map(|bias| &bias[wanted]);
         let epilogue = Epilogue {
-            bias: bias.as_deref(),
+            bias,
             activation: after.activation,
             factors: after.onto.and_then(|onto| onto.factors).map(|f| self.value(f)),
             residual: after.onto.map(|onto| onto.residual.values()),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
 use conjoin_engine::{Exec, Tensor, TokenBatch, Workspace};
 
-use super::{Observe, Recording, TextTower, ignore, on_a_worker, rows};
+use super::{Nobody, Observe, Recording, TextTower, on_a_worker, rows};
 use crate::{
     EncoderInput, EncoderSpec, ModelErrorKind, NameMap, TowerPrecision, calibration::Precise,
 };
@@ -163,7 +163,7 @@ impl Tower for SequenceTower {
             let mut all = Embeddings::zeros(0, self.width());
             for pass in TextTower::passes(inputs, |input| input.ids.len()) {
                 let exec = Exec::inferring(&self.text.parameters, &self.text.workspace);
-                all.append(&rows(&self.forward(&exec, pass, &mut ignore)?));
+                all.append(&rows(&self.forward(&exec, pass, &mut Nobody)?));
             }
             Ok(all)
         })
@@ -172,7 +172,7 @@ impl Tower for SequenceTower {
     fn record(&self, inputs: &[&Sequence]) -> Result<(Embeddings, Recording), TowerError> {
         on_a_worker(|| {
             let exec = Exec::recording(&self.text.parameters, &self.text.workspace);
-            let output = self.forward(&exec, inputs, &mut ignore)?;
+            let output = self.forward(&exec, inputs, &mut Nobody)?;
             Ok(Recording::end(exec, output))
         })
     }
