@@ -113,7 +113,9 @@ impl WithSimd for Apply<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (whole, rest) = S::as_mut_simd_f32s(self.z);
-        whole.iter_mut().for_each(|z| *z = self.activation.of(simd, *z));
+        for z in whole {
+            *z = self.activation.of(simd, *z);
+        }
         let last = self.activation.of(simd, simd.partial_load_f32s(rest));
         simd.partial_store_f32s(rest, last);
     }

@@ -292,27 +292,34 @@ impl Block<'_> {
         let Product { left, right, epilogue } = *self.product;
         let n = if WHOLE { V * S::F32_LANES } else { right.n - first };
         let of_columns = |values: &[f32]| load::<S, V, WHOLE>(simd, &values[first..first + n]);
-        let bias = epilogue.bias.map(of_columns);
-        let factors = epilogue.factors.map(of_columns);
-        let bytes = (!left.levels.is_empty())
-            .then(|| (of_columns(&right.columns.scales), of_columns(&right.columns.sums)));
+        let zeros = [simd.splat_f32s(0.0); V];
+        let bias = epilogue.bias.map_or(zeros, of_columns);
+        let factors = epilogue.factors.map_or(zeros, of_columns);
+        let (mut scales, mut shifts) = (zeros, zeros);
+        if !left.levels.is_empty() {
+            scales = of_columns(&right.columns.scales);
+            shifts = of_columns(&right.columns.sums);
+        }
         let (sums, _) = S::as_simd_f32s(sums);
         let (sums, _) = sums.as_chunks::<V>();
+        // Loops, not `map`: a closure behind the library's own functions is compiled without the machine's
+        // vectors.
         for (row, sums) in rows.zip(sums) {
             let mut z = *sums;
-            if let Some((scales, shifts)) = &bytes {
-                let [scale, offset] = left.levels[row].map(|x| simd.splat_f32s(x));
+            if let Some(level) = left.levels.get(row) {
+                let (scale, offset) = (simd.splat_f32s(level[0]), simd.splat_f32s(level[1]));
                 for v in 0..V {
                     let shift = simd.mul_f32s(shifts[v], offset);
                     z[v] = simd.mul_add_e_f32s(simd.mul_f32s(scales[v], scale), z[v], shift);
                 }
             }
-            if let Some(bias) = &bias {
-                z = std::array::from_fn(|v| simd.add_f32s(z[v], bias[v]));
+            for v in 0..V {
+                z[v] = epilogue.activation.of(simd, simd.add_f32s(z[v], bias[v]));
             }
-            z = z.map(|z| epilogue.activation.of(simd, z));
-            if let Some(factors) = &factors {
-                z = std::array::from_fn(|v| simd.mul_f32s(z[v], factors[v]));
+            if epilogue.factors.is_some() {
+                for v in 0..V {
+                    z[v] = simd.mul_f32s(z[v], factors[v]);
+                }
             }
             // SAFETY: whoever made the block promised that these rows and panels are its own.
             let out = unsafe { self.out.row(row, first..first + n) };
@@ -323,7 +330,9 @@ impl Block<'_> {
             };
             if let Some(other) = other {
                 let other = load::<S, V, WHOLE>(simd, other);
-                z = std::array::from_fn(|v| simd.add_f32s(other[v], z[v]));
+                for v in 0..V {
+                    z[v] = simd.add_f32s(other[v], z[v]);
+                }
             }
             store::<S, V, WHOLE>(simd, out, z);
         }
@@ -333,14 +342,13 @@ impl Block<'_> {
 /// `V` vectors; unless `WHOLE`, zeros behind the last value.
 #[inline(always)]
 fn load<S: Simd, const V: usize, const WHOLE: bool>(simd: S, x: &[f32]) -> [S::f32s; V] {
-    std::array::from_fn(|v| {
-        if WHOLE {
-            S::as_simd_f32s(&x[v * S::F32_LANES..(v + 1) * S::F32_LANES]).0[0]
-        } else {
-            let from = x.len().min(v * S::F32_LANES);
-            simd.partial_load_f32s(&x[from..x.len().min(from + S::F32_LANES)])
-        }
-    })
+    let mut vectors = [simd.splat_f32s(0.0); V];
+    for (v, vector) in vectors.iter_mut().enumerate() {
+        let from = x.len().min(v * S::F32_LANES);
+        let values = &x[from..x.len().min(from + S::F32_LANES)];
+        *vector = if WHOLE { S::as_simd_f32s(values).0[0] } else { simd.partial_load_f32s(values) };
+    }
+    vectors
 }
 
 #[inline(always)]

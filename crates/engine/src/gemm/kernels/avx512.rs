@@ -93,7 +93,8 @@ unsafe fn transpose((from, from_stride): (*const u32, usize), (to, to_stride): (
             *row = _mm512_loadu_si512(from.add(r * from_stride).cast());
         }
         for (step, patterns) in SWAPS.iter().enumerate() {
-            let [low, high] = patterns.each_ref().map(|p| _mm512_loadu_si512(p.as_ptr().cast()));
+            let low = _mm512_loadu_si512(patterns[0].as_ptr().cast());
+            let high = _mm512_loadu_si512(patterns[1].as_ptr().cast());
             for i in (0..LANES).filter(|i| i & (1 << step) == 0) {
                 let (a, b) = (rows[i], rows[i | 1 << step]);
                 rows[i] = _mm512_permutex2var_epi32(a, low, b);
@@ -241,7 +242,7 @@ unsafe fn int8_alternating<const R: usize, const V: usize>(
                 }
             }
         }
-        store(sums.map(|sums| sums.map(|sum| _mm512_cvtepi32_ps(sum))), out, add);
+        store(numbers(sums), out, add);
     }
 }
 
@@ -267,7 +268,7 @@ unsafe fn int8_strided<const R: usize, const V: usize>(
                 }
             }
         }
-        store(sums.map(|sums| sums.map(|sum| _mm512_cvtepi32_ps(sum))), out, add);
+        store(numbers(sums), out, add);
     }
 }
 
@@ -281,6 +282,18 @@ unsafe fn load<const V: usize>(words: *const u32) -> [__m512i; V] {
         *vector = unsafe { _mm512_loadu_si512(words.add(v * LANES).cast()) };
     }
     vectors
+}
+
+/// Sums of integers as numbers.
+#[target_feature(enable = "avx512f")]
+fn numbers<const R: usize, const V: usize>(sums: [[__m512i; V]; R]) -> [[__m512; V]; R] {
+    let mut numbers = [[_mm512_setzero_ps(); V]; R];
+    for (numbers, sums) in numbers.iter_mut().zip(sums) {
+        for (number, sum) in numbers.iter_mut().zip(sums) {
+            *number = _mm512_cvtepi32_ps(sum);
+        }
+    }
+    numbers
 }
 
 /// The same bits as pairs of bf16.
