@@ -205,8 +205,8 @@ fn main() -> Result<(), Failed> {
     read_weights(weights, image.parameters_mut())?;
     let precision = option("--precision").unwrap_or("f32");
     let precision: Precision = serde_json::from_value(precision.into())?;
-    text.set_precision(precision, &BTreeMap::new());
-    image.set_precision(precision, &BTreeMap::new());
+    text.set_precision(&precision.into())?;
+    image.set_precision(&precision.into())?;
     let pixels = option("--pixels").ok_or("expected --pixels")?;
     let (images, texts) = read_batch(pixels, option("--ids").ok_or("expected --ids")?)?;
     let (images, texts): (Vec<_>, Vec<_>) = (images.iter().collect(), texts.iter().collect());
