@@ -157,7 +157,11 @@ pub(crate) fn calibrate<T: Precise>(
     let mut bench = Bench { tower, inputs, width, stop, exact: Embeddings::zeros(0, width) };
     let mut measured = vec![bench.measure(Precision::F32.into())?];
     for (coarse, fine) in [(Precision::Bf16, Precision::F32), (Precision::Int8, Precision::Bf16)] {
-        let usual = bench.measure(bench.tower.usual(coarse))?;
+        let usual = bench.tower.usual(coarse);
+        if measured.iter().any(|m| m.precision == usual) {
+            continue;
+        }
+        let usual = bench.measure(usual)?;
         let mixed = if usual.accepted { None } else { bench.mixed(coarse, fine)? };
         measured.push(usual);
         measured.extend(mixed);
