@@ -35,4 +35,4 @@ pub use seed::{Rng, Seed};
 pub use store::{Hit, Leg, Mix, SearchError, SearchRequest, Store, VectorName};
 pub use task::{Task, TextEmbeddings, TokenUse};
 pub use tower::{Tower, TowerError};
-pub use values::{Lender, Values};
+pub use values::{Half, HalfLender, Lender, Values};

@@ -1,8 +1,8 @@
 //! Where operations run: the parameters they read, the memory they use, the tape they may write.
 
-use std::{cell::RefCell, ops::Range, sync::Arc};
+use std::{borrow::Cow, cell::RefCell, ops::Range, sync::Arc};
 
-use conjoin_core::Parameter;
+use conjoin_core::{Parameter, Values};
 
 use crate::{
     gemm::{PackedMatrix, Precision},
@@ -57,6 +57,11 @@ impl<'p> Exec<'p> {
         self.tape.is_some()
     }
 
+    /// The numbers of a parameter, in whatever form they are.
+    pub(crate) fn values(&self, id: ParamId) -> &'p Values {
+        &self.parameters[id.0].value
+    }
+
     /// The numbers of a parameter.
     pub(crate) fn value(&self, id: ParamId) -> &'p [f32] {
         &self.parameters[id.0].value
@@ -73,15 +78,15 @@ impl<'p> Exec<'p> {
     }
 
     /// A weight `[n, k]`, or some of its rows, for `x · Wᵀ`; `values` are its own or scaled ones.
-    pub(crate) fn packed(
+    pub(crate) fn packed<'v>(
         &self,
         (weight, rows): (ParamId, Option<Range<usize>>),
-        values: &[f32],
-        k: usize,
+        values: impl FnOnce() -> Cow<'v, [f32]>,
+        shape: (usize, usize),
     ) -> Arc<PackedMatrix> {
         let side = rows.map_or(Side::Forward, |rows| Side::Part(rows.start, rows.end));
         let precision = self.precision_of(weight);
-        self.workspace.packed((weight, side, precision), values, (values.len() / k, k))
+        self.workspace.packed((weight, side, precision), values, shape)
     }
 
     /// The precision that products are also computed in, if one is tried.

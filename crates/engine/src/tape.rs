@@ -4,9 +4,9 @@
 //! Out: gradients of the parameters, by walking the nodes once in reverse.
 //! Not here: any derivative; each operation's stands beside its forward, in `ops`.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use conjoin_core::{Gradients, Parameter};
+use conjoin_core::{Gradients, Parameter, Values};
 
 use crate::{
     exec::ParamId,
@@ -97,13 +97,18 @@ impl<'a> BackwardPass<'a> {
     }
 
     /// A weight `[n, k]` for `g · W`; `values` are its own or scaled ones.
-    pub(crate) fn packed(
+    pub(crate) fn packed<'v>(
         &self,
         weight: ParamId,
-        values: &[f32],
+        values: impl FnOnce() -> Cow<'v, [f32]>,
         shape: (usize, usize),
     ) -> Arc<PackedMatrix> {
         self.workspace.packed((weight, Side::Backward, self.precision_of(weight)), values, shape)
+    }
+
+    /// The numbers of a parameter, in whatever form they are.
+    pub(crate) fn values(&self, id: ParamId) -> &'a Values {
+        &self.parameters[id.0].value
     }
 
     /// The numbers of a parameter.

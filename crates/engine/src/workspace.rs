@@ -4,6 +4,7 @@
 //! have changed.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -130,17 +131,18 @@ impl Workspace {
 
     /// The weight as products with it read it. Two threads that are first at once both pack it; waiting
     /// for each other could wait for ever, as packing runs on the same threads.
-    pub(crate) fn packed(
+    pub(crate) fn packed<'v>(
         &self,
         (weight, side, precision): (ParamId, Side, Precision),
-        values: &[f32],
+        values: impl FnOnce() -> Cow<'v, [f32]>,
         (n, k): (usize, usize),
     ) -> Arc<PackedMatrix> {
         if let Some(packed) = self.lock().get(&(weight, side)).filter(|p| p.precision == precision)
         {
             return packed.clone();
         }
-        let matrix = MatRef::new(values, n, k);
+        let values = values();
+        let matrix = MatRef::new(&values, n, k);
         let matrix = match side {
             Side::Forward | Side::Part(..) => matrix.transposed(),
             Side::Backward => matrix,

@@ -1,7 +1,7 @@
 //! Safetensors files, mapped into memory and read tensor by tensor.
 //!
 //! In:  a file, the shards of a folder, or embedded bytes. Out: tensors as `f32`, whatever they are
-//! stored as; those stored as `F32` are lent from the map, not copied.
+//! stored as; those stored as `F32`, `F16` or `BF16` are lent from the map, not copied.
 //! Headers are parsed by the `safetensors` crate, which checks every offset against the file. This is
 //! the crate's one module with `unsafe`, for the memory map.
 #![expect(unsafe_code, reason = "memory maps are unsafe by nature; see the SAFETY note")]
@@ -14,8 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use conjoin_core::{Values, hash_bytes};
-use half::{bf16, f16};
+use conjoin_core::{Half, Values, hash_bytes};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
@@ -74,6 +73,12 @@ struct Lent {
 
 impl AsRef<[f32]> for Lent {
     fn as_ref(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.file.get()[self.range.clone()])
+    }
+}
+
+impl AsRef<[u16]> for Lent {
+    fn as_ref(&self) -> &[u16] {
         bytemuck::cast_slice(&self.file.get()[self.range.clone()])
     }
 }
@@ -213,8 +218,7 @@ impl Weights {
     pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Values), ModelErrorKind> {
         let stored = self.stored(name)?;
         let values = stored.values(name)?;
-        let finite = values.par_chunks(1 << 16).all(|part| part.iter().all(|v| v.is_finite()));
-        if !finite {
+        if !are_finite(&values) {
             return Err(ModelErrorKind::NotFinite(name.to_owned()));
         }
         Ok((stored.shape.clone(), values))
@@ -267,13 +271,10 @@ impl Stored {
         let data = &self.file.get()[self.range.clone()];
         #[expect(clippy::wildcard_enum_match_arm, reason = "the crate's list of types is open")]
         Ok(match self.dtype {
-            Dtype::F32 if lendable(data) => {
-                let (file, range) = (self.file.clone(), self.range.clone());
-                Values::lent(Arc::new(Lent { file, range }))
-            }
+            Dtype::F32 if lendable::<f32>(data) => Values::lent(self.lent()),
             Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => widened(data, |bits| f16::from_bits(bits).to_f32()),
-            Dtype::BF16 => widened(data, |bits| bf16::from_bits(bits).to_f32()),
+            Dtype::F16 => self.halves(Half::F16),
+            Dtype::BF16 => self.halves(Half::Bf16),
             Dtype::F64 => {
                 data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect()
             }
@@ -283,6 +284,33 @@ impl Stored {
                 return Err(ModelErrorKind::NumberType { name, found });
             }
         })
+    }
+}
+
+impl Stored {
+    fn lent(&self) -> Arc<Lent> {
+        Arc::new(Lent { file: self.file.clone(), range: self.range.clone() })
+    }
+
+    /// Numbers of 16 bits, where they lie if this machine can read them there.
+    fn halves(&self, half: Half) -> Values {
+        let data = &self.file.get()[self.range.clone()];
+        if lendable::<u16>(data) {
+            return Values::lent_halves(self.lent(), half);
+        }
+        let words = data.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+        Values::lent_halves(Arc::new(words.collect::<Vec<_>>()), half)
+    }
+}
+
+/// Whether all are numbers; those of 16 bits are not widened for it.
+fn are_finite(values: &Values) -> bool {
+    const PART: usize = 1 << 16;
+    match values.halves() {
+        Some((words, half)) => {
+            words.par_chunks(PART).all(|part| part.iter().all(|word| half.is_finite(*word)))
+        }
+        None => values.par_chunks(PART).all(|part| part.iter().all(|v| v.is_finite())),
     }
 }
 
@@ -314,14 +342,8 @@ impl Drop for Hashing {
 }
 
 /// Whether the bytes are numbers of this machine where they lie.
-fn lendable(data: &[u8]) -> bool {
-    cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, f32>(data).is_ok()
-}
-
-fn widened(data: &[u8], widen: impl Fn(u16) -> f32 + Sync) -> Values {
-    let words = data.as_chunks::<2>().0.par_iter().with_min_len(1 << 14);
-    // Lent, so that name map and tower share one copy.
-    Values::lent(Arc::new(words.map(|b| widen(u16::from_le_bytes(*b))).collect::<Vec<_>>()))
+fn lendable<T: bytemuck::Pod>(data: &[u8]) -> bool {
+    cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, T>(data).is_ok()
 }
 
 /// Where a tensor ends, as a header tells it.

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use conjoin_core::{Parameter, Seed, Values};
+use conjoin_core::{Half, Parameter, Seed, Values};
 
 use crate::{ModelErrorKind, layout::Layout, weight_file::Weights};
 
@@ -259,7 +259,7 @@ impl Source {
         let tensor = |name: &String| weights.tensor(name);
         Ok(match self {
             Self::Same(name) => tensor(name)?,
-            Self::Rows(names) => computed(stack(weights, names)?),
+            Self::Rows(names) => stack(weights, names)?,
             Self::RowsFrom(name, first) => computed(rows_from(tensor(name)?, *first)),
             Self::Span(name, rows) => computed(span(name, tensor(name)?, rows)?),
             Self::Adapted { base, task, scaling } => {
@@ -283,8 +283,8 @@ fn vector(values: Vec<f32>) -> (Vec<usize>, Vec<f32>) {
     (vec![values.len()], values)
 }
 
-fn stack(file: &Weights, names: &[String]) -> Result<(Vec<usize>, Vec<f32>), ModelErrorKind> {
-    let (mut shape, mut values) = (Vec::new(), Vec::new());
+fn stack(file: &Weights, names: &[String]) -> Result<Tensor, ModelErrorKind> {
+    let (mut shape, mut parts) = (Vec::new(), Vec::with_capacity(names.len()));
     for name in names {
         let (found, part) = file.tensor(name)?;
         match (shape.split_first_mut(), found.split_first()) {
@@ -294,9 +294,25 @@ fn stack(file: &Weights, names: &[String]) -> Result<(Vec<usize>, Vec<f32>), Mod
                 return Err(ModelErrorKind::Shape { name: name.clone(), found, expected: shape });
             }
         }
-        values.extend_from_slice(&part);
+        parts.push(part);
     }
-    Ok((shape, values))
+    Ok((shape, joined(&parts)))
+}
+
+/// Numbers one behind the other, of 16 bits if all are of the same ones.
+fn joined(parts: &[Values]) -> Values {
+    let halves: Option<Vec<(&[u16], Half)>> = parts.iter().map(Values::halves).collect();
+    let halves = halves.unwrap_or_default();
+    match halves.first() {
+        Some((_, half)) if halves.iter().all(|(_, other)| other == half) => {
+            let words: Vec<&[u16]> = halves.iter().map(|(words, _)| *words).collect();
+            Values::lent_halves(Arc::new(words.concat()), *half)
+        }
+        Some(_) | None => {
+            let parts: Vec<_> = parts.iter().map(|part| part.widened(0..part.len())).collect();
+            Values::lent(Arc::new(parts.concat()))
+        }
+    }
 }
 
 /// See [`Source::TokenRows`].

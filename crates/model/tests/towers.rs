@@ -223,3 +223,30 @@ fn specs_that_contradict_themselves_are_refused() {
         EncoderInput::Patches { image_size: 32, patch_size: 16, bias: true, class_token: true };
     assert!(refuse(&|s| s.input = patches.clone()).contains("for a text tower"));
 }
+
+#[test]
+fn weights_of_16_bits_are_embedded_with_as_they_lie() {
+    let parity = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity");
+    for case in ["f16", "bf16"] {
+        let folder = parity.join("sentence_encoders").join(case).join("checkpoint");
+        let model = Model::open(&folder).unwrap();
+        let texts = ["a red apple", "two green pears"];
+        let vectors = model.embed_texts(&texts, &Task::Plain).unwrap().vectors;
+        let (spec, mut parts) = model.into_parts();
+        let tower = parts.text.as_mut().unwrap();
+        let matrices = |p: &&conjoin_core::Parameter| {
+            p.name.ends_with("tokens.weight") || p.name.contains("layers") && p.shape.len() == 2
+        };
+        let n = tower.parameters().iter().filter(matrices).count();
+        assert!(n > 4, "{n} matrices");
+        for parameter in tower.parameters().iter().filter(matrices) {
+            assert!(parameter.value.halves().is_some(), "{case}: {} was widened", parameter.name);
+        }
+        // The same numbers, widened before.
+        for parameter in tower.parameters_mut() {
+            parameter.value = parameter.value.to_vec().into();
+        }
+        let wide = Model::new(spec, parts, "wide".to_owned()).unwrap();
+        assert_eq!(wide.embed_texts(&texts, &Task::Plain).unwrap().vectors, vectors);
+    }
+}

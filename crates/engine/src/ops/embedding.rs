@@ -53,7 +53,7 @@ impl Exec<'_> {
     pub fn embed_tokens(&self, batch: &TokenBatch, tables: TokenTables, d: usize) -> Tensor {
         let TokenBatch { ids, offsets, .. } = batch;
         let mut y = self.take(ids.len() * d);
-        let tokens = self.value(tables.tokens);
+        let tokens = self.values(tables.tokens);
         let positions = tables.positions.map(|p| self.value(p));
         let types = tables.types.map(|t| self.value(t));
         simd::for_row_blocks(y.as_mut(), d, |first, y| {
@@ -62,7 +62,7 @@ impl Exec<'_> {
                 while token >= offsets[sequence + 1] {
                     sequence += 1;
                 }
-                out.copy_from_slice(row(tokens, ids[token] as usize, d));
+                tokens.read(ids[token] as usize * d, out);
                 if let Some(positions) = positions {
                     simd::add_assign(out, row(positions, token - offsets[sequence], d));
                 }

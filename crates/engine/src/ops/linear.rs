@@ -7,6 +7,8 @@
 
 use std::{borrow::Cow, ops::Range};
 
+use conjoin_core::Values;
+
 use crate::{
     Activation, Exec, ParamId, Precision, Tensor,
     gemm::{
@@ -250,17 +252,16 @@ impl Exec<'_> {
         after: &After<'_>,
     ) -> Buffer {
         let (m, k) = (x.rows(), before.width(x.cols()));
-        let weight = self.value(p.weight);
+        let weight = self.values(p.weight);
         assert!(k > 0 && weight.len().is_multiple_of(k), "rows of {k} weights");
         let all = weight.len() / k;
-        let scaled = p.scale.map(|s| self.scaled(weight, self.value(s), k));
-        let weight = scaled.as_ref().map_or(weight, AsRef::as_ref);
         let bias = p.bias.map(|b| b.whole(self.value(b.id()), all));
         let wanted = outputs.clone().unwrap_or(0..all);
-        let weight = &weight[wanted.start * k..wanted.end * k];
-        let right = self.packed((p.weight, outputs), weight, k);
         let n = wanted.len();
-        let bias = bias.as_ref().map(|bias| &bias[wanted]);
+        let factors = p.scale.map(|s| self.value(s));
+        let weight = || scaled(weight, factors, k, wanted.clone());
+        let right = self.packed((p.weight, outputs), weight, (n, k));
+        let bias = bias.as_ref().map(|bias| &bias[wanted.clone()]);
         let epilogue = Epilogue {
             bias,
             activation: after.activation,
@@ -271,7 +272,8 @@ impl Exec<'_> {
         assert!(epilogue.residual.is_none_or(|r| r.len() == m * n), "a residual of [{m}, {n}]");
         let y = self.product_of(x, before, &right, epilogue);
         if let Some(trial) = self.trial() {
-            let right = MatRef::new(weight, n, k).transposed();
+            let weight = weight();
+            let right = MatRef::new(&weight, n, k).transposed();
             let right = PackedMatrix::pack(right, trial.precision, self.pool());
             let tried = self.product_of(x, before, &right, epilogue);
             trial.add(p.weight, y.as_ref(), tried.as_ref());
@@ -329,13 +331,6 @@ impl Exec<'_> {
             }),
         }
     }
-
-    /// `s ∘ W`, a factor per row of length `k`.
-    fn scaled(&self, weight: &[f32], factors: &[f32], k: usize) -> Buffer {
-        let mut scaled = self.take(weight.len());
-        scale_rows(scaled.as_mut(), weight, factors, k);
-        scaled
-    }
 }
 
 impl Before {
@@ -371,15 +366,20 @@ impl Exec<'_> {
     }
 }
 
-/// `out = s ∘ w`, a factor per row of length `k`.
-fn scale_rows(out: &mut [f32], w: &[f32], s: &[f32], k: usize) {
-    vectorize(|| {
-        for ((out, w), s) in out.chunks_exact_mut(k).zip(w.chunks_exact(k)).zip(s) {
-            for (o, w) in out.iter_mut().zip(w) {
-                *o = w * s;
-            }
+/// Some rows of `s ∘ W`, a factor per row of length `k`; of `W` itself where there are none.
+fn scaled<'w>(
+    weight: &'w Values,
+    factors: Option<&[f32]>,
+    k: usize,
+    rows: Range<usize>,
+) -> Cow<'w, [f32]> {
+    let mut some = weight.widened(rows.start * k..rows.end * k);
+    if let Some(factors) = factors {
+        for (row, factor) in some.to_mut().chunks_exact_mut(k).zip(&factors[rows]) {
+            row.iter_mut().for_each(|w| *w *= factor);
         }
-    });
+    }
+    some
 }
 
 /// `dy ∘ act'` in place, and the sum of its rows into the bias gradient, in one pass.
@@ -471,13 +471,8 @@ impl Linear {
     /// `g · (s ∘ W)`
     fn input_gradient(&self, cx: &BackwardPass<'_>, g: &[f32]) -> Buffer {
         let (m, k, n) = (self.x.rows(), self.x.cols(), self.kept.cols());
-        let weight = cx.value(self.p.weight);
-        let scaled = self.p.scale.map(|s| {
-            let mut scaled = cx.pool().take(n * k);
-            scale_rows(scaled.as_mut(), weight, cx.value(s), k);
-            scaled
-        });
-        let weight = scaled.as_ref().map_or(weight, AsRef::as_ref);
+        let factors = self.p.scale.map(|s| cx.value(s));
+        let weight = || scaled(cx.values(self.p.weight), factors, k, 0..n);
         let right = cx.packed(self.p.weight, weight, (n, k));
         let mut dx = cx.pool().take(m * k);
         let mut run = |left: Left<'_>| {
