@@ -11,6 +11,7 @@ mod hub_server;
 mod interrupt;
 mod models;
 mod precision;
+mod quality;
 mod rerank;
 mod support;
 mod vectors;
