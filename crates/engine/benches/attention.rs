@@ -6,13 +6,16 @@
 //! `RAYON_NUM_THREADS=1` for one core.
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
+mod peak;
+
 use std::{hint::black_box, sync::Arc, time::Instant};
 
 use conjoin_core::Seed;
 use conjoin_engine::{AttentionSpec, Exec, Mask, Precision, Tensor, Workspace};
-use pulp::{Arch, Simd, WithSimd};
 use rand::Rng as _;
 use rayon::prelude::*;
+
+use self::peak::multiply_add;
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 const ROUNDS: usize = 5;
@@ -101,31 +104,11 @@ impl Layer {
     }
 }
 
-/// GFLOP/s of fused multiply-adds that touch no memory.
+/// GFLOP/s of all threads.
 fn peak() -> f64 {
     const STEPS: usize = 500_000;
-    const CHAINS: usize = 24;
-    struct Chains;
-    impl WithSimd for Chains {
-        type Output = usize;
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) -> usize {
-            let x = simd.splat_f32s(black_box(0.999));
-            let mut sums = [simd.splat_f32s(0.5); CHAINS];
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = simd.mul_add_e_f32s(*sum, x, x);
-                }
-            }
-            for sum in sums {
-                black_box(simd.reduce_sum_f32s(sum));
-            }
-            2 * STEPS * CHAINS * S::F32_LANES
-        }
-    }
     let begin = Instant::now();
-    let threads = 0..rayon::current_num_threads();
-    let flop: usize =
-        threads.into_par_iter().with_max_len(1).map(|_| Arch::new().dispatch(Chains)).sum();
+    let threads = (0..rayon::current_num_threads()).into_par_iter().with_max_len(1);
+    let flop: usize = threads.map(|_| multiply_add(STEPS)).sum();
     flop as f64 / begin.elapsed().as_secs_f64() * 1e-9
 }

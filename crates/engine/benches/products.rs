@@ -7,14 +7,15 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 mod clock;
+mod peak;
 
 use std::{hint::black_box, time::Instant};
 
-use self::clock::seconds;
 use conjoin_core::{Parameter, Seed};
 use conjoin_engine::{Activation, Bias, Exec, LinearParams, ParamId, Precision, Tensor, Workspace};
-use pulp::{Arch, Simd, WithSimd};
 use rand::Rng as _;
+
+use self::{clock::seconds, peak::multiply_add};
 
 /// Rows, inputs and outputs: ViT-B/32 at 16 pictures and at one, BERT-base at 32 texts, MiniLM.
 const SHAPES: [(usize, usize, usize); 8] = [
@@ -103,30 +104,11 @@ fn random(n: usize) -> Vec<f32> {
     (0..n).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
-/// GFLOP/s of fused multiply-adds that touch no memory.
+/// GFLOP/s of one thread.
 fn peak() -> f64 {
     const STEPS: usize = 30_000_000;
-    const CHAINS: usize = 24;
-    struct Chains;
-    impl WithSimd for Chains {
-        type Output = usize;
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) -> usize {
-            let x = simd.splat_f32s(black_box(0.999));
-            let mut sums = [simd.splat_f32s(0.5); CHAINS];
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = simd.mul_add_e_f32s(*sum, x, x);
-                }
-            }
-            for sum in sums {
-                black_box(simd.reduce_sum_f32s(sum));
-            }
-            2 * STEPS * CHAINS * S::F32_LANES
-        }
-    }
     let begin = Instant::now();
     let start = seconds(begin);
-    let flop = Arch::new().dispatch(Chains);
+    let flop = multiply_add(STEPS);
     flop as f64 / (seconds(begin) - start) * 1e-9
 }

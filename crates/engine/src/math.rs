@@ -165,7 +165,7 @@ fn normal_cdf_of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 }
 
 /// 1.5 · 2²³: adding it rounds to an integer in the low bits.
-const SHIFT: f32 = 12_582_912.0;
+pub(crate) const SHIFT: f32 = 12_582_912.0;
 
 /// `e^x`, relative error below 2e-7; saturates outside ±87.
 ///

@@ -98,7 +98,7 @@ impl Operands<'_> {
                 right.pack_again(MatRef::new(&self.b[from * n..to * n], to - from, n), precision);
                 let left = Left::tiles(tiles, m, k_words);
                 let epilogue = Epilogue { add: from > 0, ..Epilogue::NONE };
-                Product { left, right, epilogue }.run_here(out, n);
+                Product { left, right, epilogue }.run_here(out);
             }
         });
     }

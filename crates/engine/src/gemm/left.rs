@@ -7,10 +7,10 @@
 use rayon::prelude::*;
 
 use super::{
-    packed::{Precision, SHIFT, to_bf16},
+    packed::{Precision, pair, to_bf16},
     tile::{TileSize, Words},
 };
-use crate::{simd, vectorize};
+use crate::{math::SHIFT, simd, vectorize};
 
 /// How a row of bytes is read: scale and offset of `x ≈ scale · q + offset`.
 pub(crate) type Level = [f32; 2];
@@ -53,7 +53,7 @@ impl<'a> Left<'a> {
         Self { words, layout, rows, levels: &[] }
     }
 
-    /// Cuts the rows `from..to` into tiles of at most `most` rows: the first row of tile `i` of `n`.
+    /// Cuts the rows `from..to` into `n` tiles: the first row of tile `i`.
     #[inline(always)]
     pub(super) fn split(&self, (from, to): (usize, usize), n: usize, i: usize) -> usize {
         match self.layout {
@@ -172,29 +172,23 @@ pub(crate) fn tile_words(m: usize, k_words: usize) -> usize {
 /// Packs the columns of the row-major `[k, m]` matrix `a` as rows of tiles `[m / R, k words, R]`, zeros
 /// behind the last; on all threads.
 pub(crate) fn pack_tiles(words: &mut [u32], a: &[f32], m: usize, precision: Precision) {
-    tiles_of(words, a, m, precision)
-        .for_each(|(first, tile)| pack_tile(tile, a, (m, first), precision));
+    let rows = TileSize::of_machine().rows;
+    let tiles = words.par_chunks_exact_mut(words_of_tile(a.len() / m, precision));
+    tiles.enumerate().for_each(|(i, tile)| pack_tile(tile, a, (m, i * rows), precision));
 }
 
 /// As [`pack_tiles`], on the calling thread.
 pub(crate) fn pack_tiles_here(words: &mut [u32], a: &[f32], m: usize, precision: Precision) {
     let rows = TileSize::of_machine().rows;
-    let tiles = words.chunks_exact_mut((rows * precision.words(a.len() / m)).max(1));
-    for (i, tile) in tiles.enumerate() {
+    let len = words_of_tile(a.len() / m, precision);
+    for (i, tile) in words.chunks_exact_mut(len).enumerate() {
         pack_tile(tile, a, (m, i * rows), precision);
     }
 }
 
-/// (First column, words) of each tile.
-fn tiles_of<'a>(
-    words: &'a mut [u32],
-    a: &[f32],
-    m: usize,
-    precision: Precision,
-) -> impl ParallelIterator<Item = (usize, &'a mut [u32])> {
-    let rows = TileSize::of_machine().rows;
-    let len = (rows * precision.words(a.len() / m)).max(1);
-    words.par_chunks_exact_mut(len).enumerate().map(move |(i, tile)| (i * rows, tile))
+/// Words of a tile of `k` numbers a row.
+fn words_of_tile(k: usize, precision: Precision) -> usize {
+    (TileSize::of_machine().rows * precision.words(k)).max(1)
 }
 
 /// One tile, whose first row is column `first` of `a`.
@@ -210,12 +204,6 @@ fn pack_tile(words: &mut [u32], a: &[f32], (m, first): (usize, usize), precision
         (Precision::Bf16, false) => pack_few::<2>(words, (a, m, first), (n, rows), pair),
         (Precision::Int8, _) => unreachable!("gradients are not computed of bytes"),
     });
-}
-
-#[inline(always)]
-pub(super) fn pair(x: [f32; 2]) -> u32 {
-    let [low, high] = x.map(|x| u32::from(to_bf16(x)));
-    low | high << 16
 }
 
 /// A whole tile of `R` columns.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{MatRef, tile::TileSize};
 use crate::{
+    math::SHIFT,
     tensor::{Buffer, Pool},
     vectorize,
 };
@@ -170,6 +171,13 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
     (bits >> 16) as u16
 }
 
+/// Two bf16 as a word, the first in the low half.
+#[inline(always)]
+pub(super) fn pair(x: [f32; 2]) -> u32 {
+    let [low, high] = x.map(|x| u32::from(to_bf16(x)));
+    low | high << 16
+}
+
 /// Words packed at a time where columns lie apart, so that the lines they go to stay in the cache.
 const BLOCK_WORDS: usize = 16;
 
@@ -192,10 +200,7 @@ fn pack_panel(
         let at = block * BLOCK_WORDS;
         match precision {
             Precision::F32 => fill::<1>(words, width, (b, at, first), |[x], _| x.to_bits()),
-            Precision::Bf16 => fill::<2>(words, width, (b, at, first), |x, _| {
-                let [low, high] = x.map(|x| u32::from(to_bf16(x)));
-                low | high << 16
-            }),
+            Precision::Bf16 => fill::<2>(words, width, (b, at, first), |x, _| pair(x)),
             Precision::Int8 => fill::<4>(words, width, (b, at, first), |x, j| {
                 u32::from_le_bytes(x.map(|x| (x * inverse[j] + SHIFT).to_bits() as u8))
             }),
@@ -207,9 +212,6 @@ fn pack_panel(
     };
     inverse.iter().enumerate().map(|(j, inverse)| (1.0 / inverse, sum(j) / inverse)).collect()
 }
-
-/// 1.5 · 2²³: adding it leaves the rounded number in the low byte.
-pub(super) const SHIFT: f32 = 12_582_912.0;
 
 /// `127 / max |w|` of each column; 1 for a column of zeros or behind the last, NaN for one that is not
 /// finite.

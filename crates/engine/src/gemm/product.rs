@@ -8,14 +8,14 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Simd;
 use rayon::prelude::*;
 
 use super::{
-    kernels,
+    kernels::{self, Multiplying},
     left::Left,
-    packed::{PackedMatrix, Precision},
-    tile::{MAX_WIDTH, TileKernel, VECTORS},
+    packed::PackedMatrix,
+    tile::{MAX_WIDTH, TileKernel, VECTORS, tile_of},
 };
 use crate::Activation;
 
@@ -80,7 +80,7 @@ impl Product<'_> {
             return;
         }
         if work < PARALLEL_FROM || rayon::current_num_threads() == 1 {
-            return self.run_here(out, n);
+            return self.run_here(out);
         }
         let (row_blocks, groups) = self.grid(rayon::current_num_threads());
         let panels = self.right.panels();
@@ -96,11 +96,11 @@ impl Product<'_> {
         });
     }
 
-    /// Computes it on the calling thread, the rows of `out` lying `stride` apart.
-    pub(crate) fn run_here(self, out: &mut [f32], stride: usize) {
-        let m = self.left.rows;
-        assert!(m == 0 || (m - 1) * stride + self.right.n <= out.len(), "{m} rows of results");
-        let out = Rectangles::new(out, stride);
+    /// As [`Product::run`], on the calling thread.
+    pub(crate) fn run_here(self, out: &mut [f32]) {
+        let (m, n) = (self.left.rows, self.right.n);
+        assert_eq!(out.len(), m * n, "a [{m}, {n}] result");
+        let out = Rectangles::new(out, n);
         let blocks = m.div_ceil(self.most_rows());
         for block in 0..blocks {
             // SAFETY: one thread writes; the result lies inside `out`.
@@ -132,7 +132,7 @@ impl Product<'_> {
     /// `out` has the product's shape, and nobody else touches these rows and panels of it.
     unsafe fn run_block(&self, rows: Range<usize>, panels: Range<usize>, out: &Rectangles<'_>) {
         // SAFETY: as promised by the caller.
-        Arch::new().dispatch(Block { product: self, rows, panels, out });
+        kernels::dispatch(Block { product: self, rows, panels, out }, self.right.precision);
     }
 }
 
@@ -174,40 +174,13 @@ struct Block<'a> {
     out: &'a Rectangles<'a>,
 }
 
-impl WithSimd for Block<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match self.product.right.precision {
-            Precision::F32 => self.run(simd, kernels::F32(simd)),
-            Precision::Bf16 => {
-                #[cfg(target_arch = "x86_64")]
-                if let Some(kernel) = kernels::avx512::Bf16::detect().filter(|_| S::F32_LANES == 16)
-                {
-                    return self.run(simd, kernel);
-                }
-                self.run(simd, kernels::Bf16(simd));
-            }
-            Precision::Int8 => {
-                #[cfg(target_arch = "x86_64")]
-                if let Some(kernel) = kernels::avx512::Int8::detect().filter(|_| S::F32_LANES == 16)
-                {
-                    return self.run(simd, kernel);
-                }
-                self.run(simd, kernels::Int8(simd));
-            }
-        }
-    }
-}
-
 /// The sums of a block of rows and a panel.
 #[repr(align(64))]
 struct Sums([f32; (MAX_BLOCK + 8) * MAX_WIDTH]);
 
-impl Block<'_> {
+impl Multiplying for Block<'_> {
     #[inline(always)]
-    fn run<S: Simd, K: TileKernel>(&self, simd: S, kernel: K) {
+    fn run<S: Simd, K: TileKernel>(self, simd: S, kernel: K) {
         const { assert!(VECTORS == 3, "one arm per number of vectors") };
         let mut sums = Sums([0.0; (MAX_BLOCK + 8) * MAX_WIDTH]);
         for panel in self.panels.clone() {
@@ -219,7 +192,9 @@ impl Block<'_> {
             }
         }
     }
+}
 
+impl Block<'_> {
     /// All rows of one panel, whose first column is `first`.
     #[inline(always)]
     fn panel<S: Simd, K: TileKernel, const V: usize>(
@@ -240,18 +215,9 @@ impl Block<'_> {
                 let rows = row..left.split((begin, end), tiles, tile + 1);
                 let (a, sums) = (left.at(row, from), &mut sums.0[(row - begin) * width..]);
                 if to == right.k_words {
-                    self.ask_for(rows.clone(), first);
+                    self.ask_for(rows.clone(), first..right.n.min(first + width));
                 }
-                match rows.len() {
-                    1 => kernel.tile::<1, V>(a, b, sums, from > 0),
-                    2 => kernel.tile::<2, V>(a, b, sums, from > 0),
-                    3 => kernel.tile::<3, V>(a, b, sums, from > 0),
-                    4 => kernel.tile::<4, V>(a, b, sums, from > 0),
-                    5 => kernel.tile::<5, V>(a, b, sums, from > 0),
-                    6 => kernel.tile::<6, V>(a, b, sums, from > 0),
-                    7 => kernel.tile::<7, V>(a, b, sums, from > 0),
-                    _ => kernel.tile::<8, V>(a, b, sums, from > 0),
-                }
+                tile_of::<K, V>(kernel, rows.len(), (a, b), sums, from > 0);
                 if to < right.k_words {
                     continue;
                 }
@@ -267,9 +233,8 @@ impl Block<'_> {
     /// Asks for the memory that the epilogue of some rows writes and reads, to be there when the sums are:
     /// places of a panel in neighbouring rows lie too far apart to be guessed.
     #[inline(always)]
-    fn ask_for(&self, rows: Range<usize>, first: usize) {
+    fn ask_for(&self, rows: Range<usize>, columns: Range<usize>) {
         let Product { right, epilogue, .. } = *self.product;
-        let columns = first..right.n.min(first + MAX_WIDTH);
         for row in rows {
             // SAFETY: whoever made the block promised that these rows and panels are its own.
             kernels::ask_to_write(unsafe { self.out.row(row, columns.clone()) });

@@ -7,14 +7,14 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::{
     MatRef,
-    kernels::{self, BLOCK, transpose_block},
-    left::{pair, to_pairs},
-    packed::Precision,
-    tile::{MAX_ROWS, MAX_WIDTH, TileKernel, VECTORS, Words},
+    kernels::{self, BLOCK, Multiplying, transpose_block},
+    left::to_pairs,
+    packed::{Precision, pair},
+    tile::{MAX_ROWS, MAX_WIDTH, TileKernel, VECTORS, Words, tile_of},
 };
 use crate::aligned::Aligned;
 
@@ -27,30 +27,22 @@ pub(crate) trait Task {
 
 /// Runs a task whose products are of `f32`, or of bf16 in every other precision.
 pub(crate) fn run(task: impl Task, precision: Precision) {
-    Arch::new().dispatch(Dispatched { task, precision });
+    let precision = match precision {
+        Precision::F32 => Precision::F32,
+        Precision::Bf16 | Precision::Int8 => Precision::Bf16,
+    };
+    kernels::dispatch(OfTask { task, per_word: precision.per_word() }, precision);
 }
 
-struct Dispatched<T> {
+struct OfTask<T> {
     task: T,
-    precision: Precision,
+    per_word: usize,
 }
 
-impl<T: Task> WithSimd for Dispatched<T> {
-    type Output = ();
-
+impl<T: Task> Multiplying for OfTask<T> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let words = match self.precision {
-            Precision::F32 => {
-                return self.task.run(Tiles { simd, kernel: kernels::F32(simd), per_word: 1 });
-            }
-            Precision::Bf16 | Precision::Int8 => 2,
-        };
-        #[cfg(target_arch = "x86_64")]
-        if let Some(kernel) = kernels::avx512::Bf16::detect().filter(|_| S::F32_LANES == 16) {
-            return self.task.run(Tiles { simd, kernel, per_word: words });
-        }
-        self.task.run(Tiles { simd, kernel: kernels::Bf16(simd), per_word: words });
+    fn run<S: Simd, K: TileKernel>(self, simd: S, kernel: K) {
+        self.task.run(Tiles { simd, kernel, per_word: self.per_word });
     }
 }
 
@@ -255,17 +247,7 @@ impl<K: TileKernel> WithSimd for OneTile<'_, K> {
 impl<K: TileKernel> OneTile<'_, K> {
     #[inline(always)]
     fn run<const V: usize>(self) {
-        let Self { kernel, a, b, sums: out, .. } = self;
-        match self.rows {
-            1 => kernel.tile::<1, V>(a, b, out, false),
-            2 => kernel.tile::<2, V>(a, b, out, false),
-            3 => kernel.tile::<3, V>(a, b, out, false),
-            4 => kernel.tile::<4, V>(a, b, out, false),
-            5 => kernel.tile::<5, V>(a, b, out, false),
-            6 => kernel.tile::<6, V>(a, b, out, false),
-            7 => kernel.tile::<7, V>(a, b, out, false),
-            _ => kernel.tile::<8, V>(a, b, out, false),
-        }
+        tile_of::<K, V>(self.kernel, self.rows, (self.a, self.b), self.sums, false);
     }
 }
 

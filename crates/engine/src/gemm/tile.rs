@@ -120,3 +120,24 @@ pub(crate) trait TileKernel: Copy {
         add: bool,
     );
 }
+
+/// A tile of `rows` rows, at most [`MAX_ROWS`].
+#[inline(always)]
+pub(super) fn tile_of<K: TileKernel, const V: usize>(
+    kernel: K,
+    rows: usize,
+    (a, b): (Words<'_>, &[u32]),
+    out: &mut [f32],
+    add: bool,
+) {
+    match rows {
+        1 => kernel.tile::<1, V>(a, b, out, add),
+        2 => kernel.tile::<2, V>(a, b, out, add),
+        3 => kernel.tile::<3, V>(a, b, out, add),
+        4 => kernel.tile::<4, V>(a, b, out, add),
+        5 => kernel.tile::<5, V>(a, b, out, add),
+        6 => kernel.tile::<6, V>(a, b, out, add),
+        7 => kernel.tile::<7, V>(a, b, out, add),
+        _ => kernel.tile::<8, V>(a, b, out, add),
+    }
+}

@@ -5,10 +5,10 @@
 #![expect(unsafe_code, reason = "instructions that Rust offers as intrinsics only")]
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_cvtepi32_ps,
-    _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_permutex2var_epi32, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_storeu_ps, _mm512_storeu_si512,
+    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_dpbf16_ps,
+    _mm512_dpbusd_epi32, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_permutex2var_epi32,
+    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    _mm512_storeu_si512,
 };
 
 use crate::gemm::tile::{MAX_ROWS, TileKernel, Words};
@@ -107,13 +107,13 @@ unsafe fn transpose((from, from_stride): (*const u32, usize), (to, to_stride): (
     }
 }
 
-/// Asks for the cache lines of some numbers, into the second-level cache.
+/// Panics unless a tile of `R` rows lies inside the slices; gives the number of words summed over.
 #[inline(always)]
-pub(super) fn prefetch(values: &[f32]) {
-    for line in values.chunks(LANES) {
-        // SAFETY: a hint; it reads nothing, and the address lies inside the slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
+fn check<const R: usize, const V: usize>(a: Words<'_>, b: &[u32], out: &[f32]) -> usize {
+    let k = b.len() / (V * LANES);
+    assert!(a.has(R, k), "{R} rows of {k} words");
+    assert!(out.len() >= R * V * LANES, "{R} rows of sums");
+    k
 }
 
 impl TileKernel for Bf16 {
@@ -128,18 +128,9 @@ impl TileKernel for Bf16 {
         out: &mut [f32],
         add: bool,
     ) {
-        let k = b.len() / (V * LANES);
-        assert!(a.has(R, k), "{R} rows of {k} words");
-        assert!(out.len() >= R * V * LANES, "{R} rows of sums");
-        let (b, to) = (b.as_ptr(), (out.as_mut_ptr(), add));
+        let k = check::<R, V>(a, b, out);
         // SAFETY: `Self` exists only where the machine has the instructions; all lengths are checked.
-        unsafe {
-            if a.alternates(R) {
-                bf16_alternating::<R, V>(k, a.words.as_ptr(), b, to);
-            } else {
-                bf16_strided::<R, V>(k, a, b, to);
-            }
-        }
+        unsafe { bf16_tile::<R, V>(k, a, b.as_ptr(), (out.as_mut_ptr(), add)) }
     }
 }
 
@@ -155,50 +146,16 @@ impl TileKernel for Int8 {
         out: &mut [f32],
         add: bool,
     ) {
-        let k = b.len() / (V * LANES);
-        assert!(a.has(R, k), "{R} rows of {k} words");
-        assert!(out.len() >= R * V * LANES, "{R} rows of sums");
-        let (b, to) = (b.as_ptr(), (out.as_mut_ptr(), add));
+        let k = check::<R, V>(a, b, out);
         // SAFETY: `Self` exists only where the machine has the instructions; all lengths are checked.
-        unsafe {
-            if a.alternates(R) {
-                int8_alternating::<R, V>(k, a.words.as_ptr(), b, to);
-            } else {
-                int8_strided::<R, V>(k, a, b, to);
-            }
-        }
-    }
-}
-
-/// # Safety
-/// The machine has AVX-512 BF16; `a` has `k · R` words, `b` has `k · V · 16`, `out` `R · V · 16` numbers.
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn bf16_alternating<const R: usize, const V: usize>(
-    k: usize,
-    a: *const u32,
-    b: *const u32,
-    (out, add): (*mut f32, bool),
-) {
-    let mut sums = [[_mm512_setzero_ps(); V]; R];
-    // SAFETY: every offset is below the lengths the caller promises.
-    unsafe {
-        for i in 0..k {
-            let b = load::<V>(b.add(i * V * LANES));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let a = _mm512_set1_epi32((*a.add(i * R + r)).cast_signed());
-                for v in 0..V {
-                    sums[v] = _mm512_dpbf16_ps(sums[v], pairs(a), pairs(b[v]));
-                }
-            }
-        }
-        store(sums, out, add);
+        unsafe { int8_tile::<R, V>(k, a, b.as_ptr(), (out.as_mut_ptr(), add)) }
     }
 }
 
 /// # Safety
 /// The machine has AVX-512 BF16; `a` has `R` rows of `k` words, `b` has `k · V · 16`, `out` `R · V · 16` numbers.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn bf16_strided<const R: usize, const V: usize>(
+unsafe fn bf16_tile<const R: usize, const V: usize>(
     k: usize,
     a: Words<'_>,
     b: *const u32,
@@ -222,34 +179,9 @@ unsafe fn bf16_strided<const R: usize, const V: usize>(
 }
 
 /// # Safety
-/// The machine has AVX-512 VNNI; `a` has `k · R` words, `b` has `k · V · 16`, `out` `R · V · 16` numbers.
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn int8_alternating<const R: usize, const V: usize>(
-    k: usize,
-    a: *const u32,
-    b: *const u32,
-    (out, add): (*mut f32, bool),
-) {
-    let mut sums = [[_mm512_setzero_si512(); V]; R];
-    // SAFETY: every offset is below the lengths the caller promises.
-    unsafe {
-        for i in 0..k {
-            let b = load::<V>(b.add(i * V * LANES));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let a = _mm512_set1_epi32((*a.add(i * R + r)).cast_signed());
-                for v in 0..V {
-                    sums[v] = _mm512_dpbusd_epi32(sums[v], a, b[v]);
-                }
-            }
-        }
-        store(numbers(sums), out, add);
-    }
-}
-
-/// # Safety
 /// The machine has AVX-512 VNNI; `a` has `R` rows of `k` words, `b` has `k · V · 16`, `out` `R · V · 16` numbers.
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn int8_strided<const R: usize, const V: usize>(
+unsafe fn int8_tile<const R: usize, const V: usize>(
     k: usize,
     a: Words<'_>,
     b: *const u32,

@@ -21,15 +21,29 @@ pub(in crate::gemm) struct Bf16<S>(pub(in crate::gemm) S);
 #[derive(Clone, Copy)]
 pub(in crate::gemm) struct Int8<S>(pub(in crate::gemm) S);
 
-impl<S: Simd> F32<S> {
+/// Adds up words that are made of floating-point numbers.
+trait Floating<S: Simd> {
     /// `word(r, k)` is word `k` of row `r`.
+    ///
+    /// # Shapes
+    /// `b`: `[k, V · LANES]` words.
+    fn sum<const R: usize, const V: usize>(
+        self,
+        b: &[u32],
+        word: impl Fn(usize, usize) -> u32,
+    ) -> [[S::f32s; V]; R];
+}
+
+impl<S: Simd> Floating<S> for F32<S> {
     #[inline(always)]
     fn sum<const R: usize, const V: usize>(
         self,
-        b: &[[S::f32s; V]],
+        b: &[u32],
         word: impl Fn(usize, usize) -> u32,
     ) -> [[S::f32s; V]; R] {
         let simd = self.0;
+        let (b, _) = S::as_simd_f32s(bytemuck::cast_slice(b));
+        let (b, _) = b.as_chunks::<V>();
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         for (k, b) in b.iter().enumerate() {
             for (r, sums) in sums.iter_mut().enumerate() {
@@ -43,45 +57,16 @@ impl<S: Simd> F32<S> {
     }
 }
 
-impl<S: Simd> TileKernel for F32<S> {
-    const LANES: usize = S::F32_LANES;
-    const ROWS: usize = tile_rows::<S>();
-
-    #[inline(always)]
-    fn tile<const R: usize, const V: usize>(
-        self,
-        a: Words<'_>,
-        b: &[u32],
-        out: &mut [f32],
-        add: bool,
-    ) {
-        let (b, _) = S::as_simd_f32s(bytemuck::cast_slice(b));
-        let (b, _) = b.as_chunks::<V>();
-        assert!(a.has(R, b.len()), "{R} rows of {} words", b.len());
-        let sums: [_; R] = if a.alternates(R) {
-            // SAFETY: `has` checked the last word of the last row.
-            self.sum(b, |r, k| unsafe { *a.words.get_unchecked(k * R + r) })
-        } else if let Some(rows) = a.slices::<R>(b.len()) {
-            // SAFETY: each slice has as many words as `b`.
-            self.sum(b, |r, k| unsafe { *rows[r].get_unchecked(k) })
-        } else {
-            let (row, word) = (a.row_stride, a.word_stride);
-            // SAFETY: `has` checked the last word of the last row.
-            self.sum(b, |r, k| unsafe { *a.words.get_unchecked(r * row + k * word) })
-        };
-        store(self.0, sums, out, add);
-    }
-}
-
-impl<S: Simd> Bf16<S> {
-    /// `word(r, k)` is word `k` of row `r`.
+impl<S: Simd> Floating<S> for Bf16<S> {
     #[inline(always)]
     fn sum<const R: usize, const V: usize>(
         self,
-        b: &[[S::u32s; V]],
+        b: &[u32],
         word: impl Fn(usize, usize) -> u32,
     ) -> [[S::f32s; V]; R] {
         let simd = self.0;
+        let (b, _) = S::as_simd_u32s(b);
+        let (b, _) = b.as_chunks::<V>();
         let (shift, high_half) = (simd.splat_u32s(16), simd.splat_u32s(0xffff_0000));
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         for (k, b) in b.iter().enumerate() {
@@ -105,6 +90,47 @@ impl<S: Simd> Bf16<S> {
     }
 }
 
+/// [`TileKernel::tile`] of floating-point words.
+#[inline(always)]
+fn sum_tile<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    kernel: impl Floating<S>,
+    (a, b): (Words<'_>, &[u32]),
+    out: &mut [f32],
+    add: bool,
+) {
+    let k = b.len() / (V * S::F32_LANES);
+    assert!(a.has(R, k), "{R} rows of {k} words");
+    let sums: [[S::f32s; V]; R] = if a.alternates(R) {
+        // SAFETY: `has` checked the last word of the last row.
+        kernel.sum(b, |r, k| unsafe { *a.words.get_unchecked(k * R + r) })
+    } else if let Some(rows) = a.slices::<R>(k) {
+        // SAFETY: each slice has as many words as `b`.
+        kernel.sum(b, |r, k| unsafe { *rows[r].get_unchecked(k) })
+    } else {
+        let (row, word) = (a.row_stride, a.word_stride);
+        // SAFETY: `has` checked the last word of the last row.
+        kernel.sum(b, |r, k| unsafe { *a.words.get_unchecked(r * row + k * word) })
+    };
+    store(simd, sums, out, add);
+}
+
+impl<S: Simd> TileKernel for F32<S> {
+    const LANES: usize = S::F32_LANES;
+    const ROWS: usize = tile_rows::<S>();
+
+    #[inline(always)]
+    fn tile<const R: usize, const V: usize>(
+        self,
+        a: Words<'_>,
+        b: &[u32],
+        out: &mut [f32],
+        add: bool,
+    ) {
+        sum_tile::<S, R, V>(self.0, self, (a, b), out, add);
+    }
+}
+
 impl<S: Simd> TileKernel for Bf16<S> {
     const LANES: usize = S::F32_LANES;
     const ROWS: usize = tile_rows::<S>();
@@ -117,21 +143,7 @@ impl<S: Simd> TileKernel for Bf16<S> {
         out: &mut [f32],
         add: bool,
     ) {
-        let (b, _) = S::as_simd_u32s(b);
-        let (b, _) = b.as_chunks::<V>();
-        assert!(a.has(R, b.len()), "{R} rows of {} words", b.len());
-        let sums: [_; R] = if a.alternates(R) {
-            // SAFETY: `has` checked the last word of the last row.
-            self.sum(b, |r, k| unsafe { *a.words.get_unchecked(k * R + r) })
-        } else if let Some(rows) = a.slices::<R>(b.len()) {
-            // SAFETY: each slice has as many words as `b`.
-            self.sum(b, |r, k| unsafe { *rows[r].get_unchecked(k) })
-        } else {
-            let (row, word) = (a.row_stride, a.word_stride);
-            // SAFETY: `has` checked the last word of the last row.
-            self.sum(b, |r, k| unsafe { *a.words.get_unchecked(r * row + k * word) })
-        };
-        store(self.0, sums, out, add);
+        sum_tile::<S, R, V>(self.0, self, (a, b), out, add);
     }
 }
 
@@ -201,20 +213,4 @@ impl<S: Simd> TileKernel for Int8<S> {
             self.row(b, out, add, |k| a.words[r * a.row_stride + k * a.word_stride]);
         }
     }
-}
-
-/// Values of a cache line.
-const LINE: usize = 16;
-
-/// Asks for memory that will be written soon.
-#[inline(always)]
-pub(in crate::gemm) fn ask_to_write(values: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(LINE) {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: a hint; it writes nothing, and the address lies inside the slice.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (values, LINE);
 }
