@@ -66,10 +66,7 @@ impl PrecisionArgs {
         sample: impl FnOnce() -> Result<Sample>,
         (console, stop): (&Console, &Stop),
     ) -> Result<Model> {
-        match self.fixed(
-            || model.whole_fingerprint().to_owned(),
-            |precision| model.usual_precision(precision),
-        )? {
+        match self.fixed_of(&model)? {
             Some(precision) => model.set_precision(&precision).context("`--precision`")?,
             None => tell(&model.calibrate(&sample()?, stop)?, console),
         }
@@ -78,13 +75,7 @@ impl PrecisionArgs {
 
     /// Sets the precision of the model of an index; `auto` is the one the index was made in.
     pub(crate) fn apply_as_indexed(&self, mut model: Model, made: Option<&Value>) -> Result<Model> {
-        let precision = match (
-            self.fixed(
-                || model.whole_fingerprint().to_owned(),
-                |precision| model.usual_precision(precision),
-            )?,
-            made,
-        ) {
+        let precision = match (self.fixed_of(&model)?, made) {
             (Some(precision), _) => precision,
             (None, Some(made)) => serde_json::from_value(made.clone())
                 .context("the precision in the index's manifest")?,
@@ -110,6 +101,10 @@ impl PrecisionArgs {
             None => tell(&model.calibrate(query, documents, stop)?, console),
         }
         Ok(())
+    }
+
+    fn fixed_of(&self, model: &Model) -> Result<Option<ModelPrecision>> {
+        self.fixed(|| model.whole_fingerprint().to_owned(), |p| model.usual_precision(p))
     }
 
     /// The precision that needs no measuring, for the model of this fingerprint, for which names mean the

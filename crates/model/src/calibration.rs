@@ -8,10 +8,10 @@
 use std::time::{Duration, Instant};
 
 use conjoin_core::{EmbedError, Embeddings, Interrupted, Stop, Task, Tower, TowerError};
-use conjoin_engine::{Precision, Workspace};
+use conjoin_engine::{ParamId, Precision, Workspace};
 use serde::Serialize;
 
-use crate::{ModelPrecision, TowerPrecision};
+use crate::{ModelErrorKind, ModelPrecision, TowerPrecision};
 
 /// Whether vectors of a precision are near enough to those of `f32`: smallest and mean cosine.
 fn is_near((least, mean): (f64, f64), precision: Precision) -> bool {
@@ -143,7 +143,19 @@ pub(crate) trait Precise: Tower {
     }
 
     /// Computes products as told from now on; exceptions name parameters of it.
-    fn use_precision(&mut self, precision: &TowerPrecision);
+    fn use_precision(&mut self, precision: &TowerPrecision) {
+        let ids = self.parameters().iter().enumerate();
+        let exceptions =
+            ids.filter_map(|(i, p)| Some((ParamId(i), *precision.exceptions.get(&p.name)?)));
+        *self.workspace_mut() = Workspace::new(precision.precision, exceptions.collect());
+    }
+
+    /// As [`Precise::use_precision`], for exceptions of which nothing is known.
+    fn try_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
+        precision.check(self.parameters())?;
+        self.use_precision(precision);
+        Ok(())
+    }
 }
 
 /// Measures the precisions of a tower and leaves it in the fastest that is near enough to `f32`, in the

@@ -10,7 +10,7 @@ use conjoin_input::{PairTokens, Tokenizer};
 use rayon::prelude::*;
 
 use crate::{
-    ModelErrorKind, Sequence, SequenceTower, TowerPrecision,
+    Sequence, SequenceTower,
     families::cross_encoder::{PairRule, ScoreActivation},
     model::{Fingerprint, unreadable},
 };
@@ -46,14 +46,6 @@ impl CrossEncoder {
     #[must_use]
     pub fn tower(&self) -> &SequenceTower {
         &self.tower
-    }
-
-    /// Computes products as told from now on; scores differ by little more than rounding.
-    ///
-    /// # Errors
-    /// When an exception names no parameter.
-    pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
-        self.tower.set_precision(precision)
     }
 
     pub(crate) fn tower_mut(&mut self) -> &mut SequenceTower {

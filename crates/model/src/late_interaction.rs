@@ -12,7 +12,7 @@ use conjoin_input::{Tokenizer, TokenizerError};
 use rayon::prelude::*;
 
 use crate::{
-    ModelErrorKind, Sequence, SequenceTower, TowerPrecision,
+    Sequence, SequenceTower,
     families::colbert::{LateRule, SideRule},
     model::{Fingerprint, unreadable},
 };
@@ -63,14 +63,6 @@ impl LateInteraction {
     #[must_use]
     pub fn tower(&self) -> &SequenceTower {
         &self.tower
-    }
-
-    /// Computes products as told from now on; vectors differ by little more than rounding.
-    ///
-    /// # Errors
-    /// When an exception names no parameter.
-    pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
-        self.tower.set_precision(precision)
     }
 
     pub(crate) fn tower_mut(&mut self) -> &mut SequenceTower {

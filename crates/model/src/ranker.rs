@@ -56,10 +56,7 @@ impl Ranker {
     /// # Errors
     /// When an exception names no parameter.
     pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
-        match self {
-            Self::CrossEncoder(model) => model.set_precision(precision),
-            Self::LateInteraction(model) => model.set_precision(precision),
-        }
+        self.tower_mut().set_precision(precision)
     }
 
     /// Measures the precisions on a query and documents, and leaves the model in the fastest that is near
@@ -87,10 +84,7 @@ impl Ranker {
         };
         let sequences = sampled(sequences, |sequence| sequence.ids.len());
         let sequences: Vec<&Sequence> = sequences.iter().collect();
-        let tower = match self {
-            Self::CrossEncoder(model) => model.tower_mut(),
-            Self::LateInteraction(model) => model.tower_mut(),
-        };
+        let tower = self.tower_mut();
         let width = tower.width();
         let text = (!documents.is_empty()).then(|| calibrate(tower, &sequences, width, stop));
         Ok(ModelCalibration { text: text.transpose()?, image: None })
@@ -102,6 +96,13 @@ impl Ranker {
         match self {
             Self::CrossEncoder(model) => model.tower(),
             Self::LateInteraction(model) => model.tower(),
+        }
+    }
+
+    fn tower_mut(&mut self) -> &mut SequenceTower {
+        match self {
+            Self::CrossEncoder(model) => model.tower_mut(),
+            Self::LateInteraction(model) => model.tower_mut(),
         }
     }
 

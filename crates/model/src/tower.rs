@@ -7,9 +7,7 @@ mod sequence;
 use std::sync::Arc;
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
-use conjoin_engine::{
-    Exec, Levels, ParamId, Pictures, Precision, Tape, Tensor, TokenBatch, Workspace,
-};
+use conjoin_engine::{Exec, Levels, Pictures, Precision, Tape, Tensor, TokenBatch, Workspace};
 use conjoin_input::{ImageContract, Pixels};
 
 use crate::{
@@ -144,9 +142,7 @@ impl TextTower {
     /// # Errors
     /// When an exception names no parameter.
     pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
-        precision.check(&self.parameters)?;
-        self.use_precision(precision);
-        Ok(())
+        self.try_precision(precision)
     }
 
     /// How products are computed.
@@ -333,9 +329,7 @@ impl ImageTower {
     /// # Errors
     /// When an exception names no parameter.
     pub fn set_precision(&mut self, precision: &TowerPrecision) -> Result<(), ModelErrorKind> {
-        precision.check(&self.parameters)?;
-        self.use_precision(precision);
-        Ok(())
+        self.try_precision(precision)
     }
 
     /// How products are computed.
@@ -420,13 +414,6 @@ fn on_a_worker<R: Send>(pass: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| pass())
 }
 
-/// Memory and weights for products computed as told.
-fn workspace(parameters: &[Parameter], told: &TowerPrecision) -> Workspace {
-    let ids = parameters.iter().enumerate();
-    let exceptions = ids.filter_map(|(i, p)| Some((ParamId(i), *told.exceptions.get(&p.name)?)));
-    Workspace::new(told.precision, exceptions.collect())
-}
-
 /// How the products of a workspace are computed.
 fn precision(parameters: &[Parameter], workspace: &Workspace) -> TowerPrecision {
     let exceptions = workspace.exceptions().iter();
@@ -449,10 +436,6 @@ impl Precise for TextTower {
     fn workspace_mut(&mut self) -> &mut Workspace {
         &mut self.workspace
     }
-
-    fn use_precision(&mut self, precision: &TowerPrecision) {
-        self.workspace = workspace(&self.parameters, precision);
-    }
 }
 
 impl Precise for ImageTower {
@@ -465,10 +448,6 @@ impl Precise for ImageTower {
 
     fn workspace_mut(&mut self) -> &mut Workspace {
         &mut self.workspace
-    }
-
-    fn use_precision(&mut self, precision: &TowerPrecision) {
-        self.workspace = workspace(&self.parameters, precision);
     }
 }
 

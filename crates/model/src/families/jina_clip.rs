@@ -10,9 +10,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use conjoin_engine::Activation;
-use conjoin_input::{
-    CropRounding, ImageContract, InputContract, Interpolation, ResizeMode, TextContract, Tokenizer,
-};
+use conjoin_input::{ImageContract, InputContract, TextContract, Tokenizer};
 use serde_json::Value;
 
 use super::{
@@ -266,20 +264,8 @@ fn image_contract(
     if config.usize_or("size", image_size)? != image_size {
         return Err(config.unsupported("size", &format!("{image_size}, the tower's image_size")));
     }
-    let fill = config.usize_or("fill_color", 0)?;
-    let fill = u8::try_from(fill).map_err(|_| config.unsupported("fill_color", "0 to 255"))?;
-    let resize = match config.text_or("resize_mode", "shortest")? {
-        "shortest" => ResizeMode::ShortestCenterCrop { crop_rounding: CropRounding::HalfEven },
-        "longest" => ResizeMode::LongestPad { fill: [fill; 3] },
-        "squash" => ResizeMode::Squash,
-        _ => return Err(config.unsupported("resize_mode", "shortest, longest or squash")),
-    };
+    let (resize, interpolation) = preprocessor::open_clip_rules(&config)?;
     config.note("resize", config.text_or("resize_mode", "shortest")?, "resize_mode");
-    let interpolation = match config.text_or("interpolation", "bicubic")? {
-        "bicubic" | "random" => Interpolation::Bicubic,
-        "bilinear" => Interpolation::Bilinear,
-        _ => return Err(config.unsupported("interpolation", "bicubic or bilinear")),
-    };
     let clip = ImageContract::clip(image_size);
     let mean = preprocessor::channels(&config, "mean", clip.mean)?;
     let std = preprocessor::channels(&config, "std", clip.std)?;

@@ -8,16 +8,14 @@
 use std::{collections::BTreeMap, path::Path};
 
 use conjoin_engine::{Activation, Mask};
-use conjoin_input::{
-    CropRounding, ImageContract, InputContract, Interpolation, ResizeMode, TextContract,
-};
+use conjoin_input::{ImageContract, InputContract, TextContract};
 use serde_json::Value;
 
 use super::{
     Options, Plan, Reading,
     config::{Config, Log},
     model_card, open_clip_tokenizer as tokenizer,
-    preprocessor::channels,
+    preprocessor::{self, channels},
     text::{self, Names},
     timm,
 };
@@ -432,20 +430,7 @@ fn contract(
     // The tower's size rules.
     config.ignore(&["size"]);
     config.only("mode", &["RGB".into()])?;
-    let interpolation = match config.text_or("interpolation", "bicubic")? {
-        // Only training chooses at random.
-        "bicubic" | "random" => Interpolation::Bicubic,
-        "bilinear" => Interpolation::Bilinear,
-        _ => return Err(config.unsupported("interpolation", "bicubic or bilinear")),
-    };
-    let fill = config.usize_or("fill_color", 0)?;
-    let fill = u8::try_from(fill).map_err(|_| config.unsupported("fill_color", "0 to 255"))?;
-    let resize = match config.text_or("resize_mode", "shortest")? {
-        "shortest" => ResizeMode::ShortestCenterCrop { crop_rounding: CropRounding::HalfEven },
-        "longest" => ResizeMode::LongestPad { fill: [fill; 3] },
-        "squash" => ResizeMode::Squash,
-        _ => return Err(config.unsupported("resize_mode", "shortest, longest or squash")),
-    };
+    let (resize, interpolation) = preprocessor::open_clip_rules(config)?;
     config.note("pictures", format!("{resize:?} to {size}"), "resize_mode");
     Ok(ImageContract {
         resize,

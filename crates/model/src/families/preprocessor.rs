@@ -31,6 +31,28 @@ const CLASSES: [&str; 8] = [
 /// Side of a picture where the file does not tell it.
 const DEFAULT_SIZE: usize = 224;
 
+/// How a picture becomes a square and how values between pixels are found, in the words of open_clip:
+/// `resize_mode`, `fill_color` and `interpolation`.
+pub(crate) fn open_clip_rules(
+    config: &Config,
+) -> Result<(ResizeMode, Interpolation), ModelErrorKind> {
+    let fill = config.usize_or("fill_color", 0)?;
+    let fill = u8::try_from(fill).map_err(|_| config.unsupported("fill_color", "0 to 255"))?;
+    let resize = match config.text_or("resize_mode", "shortest")? {
+        "shortest" => ResizeMode::ShortestCenterCrop { crop_rounding: CropRounding::HalfEven },
+        "longest" => ResizeMode::LongestPad { fill: [fill; 3] },
+        "squash" => ResizeMode::Squash,
+        _ => return Err(config.unsupported("resize_mode", "shortest, longest or squash")),
+    };
+    let interpolation = match config.text_or("interpolation", "bicubic")? {
+        // Only training chooses at random.
+        "bicubic" | "random" => Interpolation::Bicubic,
+        "bilinear" => Interpolation::Bilinear,
+        _ => return Err(config.unsupported("interpolation", "bicubic or bilinear")),
+    };
+    Ok((resize, interpolation))
+}
+
 /// Reads the rules of a folder. `standard` are those of the family's image processor, for the size that
 /// its tower sees.
 pub(crate) fn read(

@@ -12,7 +12,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use conjoin_engine::{Activation, Mask};
+use conjoin_engine::Activation;
 use conjoin_input::{BareTokens, InputContract, MAX_TEXT_BYTES, TextContract, Tokenizer};
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     AttentionRule, EncoderInput, EncoderSpec, Matryoshka, MlpRule, ModelErrorKind, NormPlacement,
-    NormRule, OutputNorm, Pooling, QkvBias, ScoreBias, Source, Weights, checkpoint::read_limited,
+    NormRule, OutputNorm, Pooling, QkvBias, Source, Weights, checkpoint::read_limited,
 };
 
 /// Whether a folder holds one.
@@ -160,22 +160,14 @@ fn table_spec(weights: &Weights, table: &str) -> Result<EncoderSpec, ModelErrorK
         layers: 0,
         // Nothing below has a part in a model without layers.
         attention: AttentionRule {
-            heads: 1,
             qkv_bias: QkvBias::None,
             out_bias: false,
-            inner_norm: false,
-            mask: Mask::Bidirectional,
-            score_bias: ScoreBias::None,
-            rotary: None,
-            local: None,
+            ..AttentionRule::plain(1)
         },
         mlp: MlpRule {
-            width: 1,
-            activation: Activation::Identity,
-            gated: false,
             up_bias: false,
             down_bias: false,
-            inner_norm: false,
+            ..MlpRule::plain(1, Activation::Identity)
         },
         norm: NormRule { placement: NormPlacement::Pre, eps: 1e-5, bias: false, first: false },
         layer_scale: false,

@@ -144,10 +144,6 @@ impl Precise for SequenceTower {
     fn workspace_mut(&mut self) -> &mut Workspace {
         self.text.workspace_mut()
     }
-
-    fn use_precision(&mut self, precision: &TowerPrecision) {
-        self.text.use_precision(precision);
-    }
 }
 
 impl Tower for SequenceTower {

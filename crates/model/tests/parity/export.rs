@@ -9,13 +9,13 @@ use std::{
 };
 
 use conjoin_core::{Embedder, Embeddings, Manifest, Seed, Task, Tower};
-use conjoin_engine::{Activation, Mask};
+use conjoin_engine::Activation;
 use conjoin_input::{ImageContract, InputContract, TextContract};
 use conjoin_model::{
     AttentionRule, CHECKPOINT_FORMAT, CHECKPOINT_VERSION, Card, EncoderInput, EncoderSpec, Export,
     ExportTarget, FolderLayout, ImageSpec, ImageTower, Matryoshka, MlpRule, MobileNetSpec, Model,
-    ModelParts, ModelSpec, NameMap, NormPlacement, NormRule, OutputNorm, Pooling, QkvBias,
-    ScoreBias, TextTower, Weights,
+    ModelParts, ModelSpec, NameMap, NormPlacement, NormRule, OutputNorm, Pooling, TextTower,
+    Weights,
 };
 use serde::Deserialize;
 
@@ -140,16 +140,7 @@ fn new_pair() -> Model {
         input_norm: false,
         width: 32,
         layers: 2,
-        attention: AttentionRule {
-            heads: 4,
-            qkv_bias: QkvBias::All,
-            out_bias: true,
-            inner_norm: false,
-            mask: Mask::Bidirectional,
-            score_bias: ScoreBias::None,
-            rotary: None,
-            local: None,
-        },
+        attention: AttentionRule::plain(4),
         mlp: MlpRule {
             width: 52,
             activation: Activation::Gelu,
