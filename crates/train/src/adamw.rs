@@ -1,7 +1,7 @@
 //! AdamW: adaptive steps with decoupled weight decay.
 //!
 //! In:  parameters, their gradients, a learning rate. Out: updated parameters.
-//! Not here: the learning rate over time (`schedule`).
+//! Not here: the learning rate over time (`schedule`), factors per parameter (`selection`).
 //! Source: Loshchilov & Hutter 2019, algorithm 2. Parity: `testdata/parity/adamw`.
 //!
 //! Equal to `torch.optim.AdamW` with two groups (with and without decay). Frozen parameters have
@@ -11,7 +11,10 @@ use conjoin_core::{Gradients, Parameter};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::{sum_of_squares, vectorized};
+use crate::{
+    kernels::{sum_of_squares, vectorized},
+    selection::{LrMultiplier, prefix_multipliers},
+};
 
 /// Elements one task updates: its four arrays fit the second-level cache.
 const CHUNK: usize = 1 << 15;
@@ -28,23 +31,6 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// Factors on the learning rate; of several that fit, the longest prefix counts.
     pub lr_multipliers: Vec<LrMultiplier>,
-}
-
-/// A factor on the learning rate of all parameters whose name starts with a prefix.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LrMultiplier {
-    /// The start of the name (`image.`).
-    pub prefix: String,
-    /// The factor, at least 0.
-    pub factor: f64,
-}
-
-impl AdamWConfig {
-    fn multiplier(&self, name: &str) -> f64 {
-        let fitting = self.lr_multipliers.iter().filter(|m| name.starts_with(&m.prefix));
-        fitting.max_by_key(|m| m.prefix.len()).map_or(1.0, |m| m.factor)
-    }
 }
 
 /// The running means of one parameter; empty when it is frozen.
@@ -64,19 +50,34 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimiser that has seen no gradient yet.
+    /// An optimiser that has seen no gradient yet, with the configuration's factors by prefix.
     #[must_use]
     pub fn new(config: AdamWConfig, parameters: &[Parameter]) -> Self {
+        let multipliers = prefix_multipliers(&config.lr_multipliers, parameters);
+        Self::with_multipliers(config, parameters, multipliers)
+    }
+
+    /// An optimiser that has seen no gradient yet, with a factor on the learning rate for each
+    /// parameter; the configuration's list of prefixes is not looked at.
+    ///
+    /// # Shapes
+    /// `multipliers`: `[n]` for `n` parameters.
+    ///
+    /// # Panics
+    /// When there are not as many factors as parameters.
+    #[must_use]
+    pub fn with_multipliers(
+        config: AdamWConfig,
+        parameters: &[Parameter],
+        multipliers: Vec<f64>,
+    ) -> Self {
+        assert_eq!(multipliers.len(), parameters.len(), "a factor for each parameter");
         let moments = parameters.iter().map(|p| {
             let n = if p.frozen { 0 } else { p.value.len() };
             Moments { mean: vec![0.0; n], square: vec![0.0; n] }
         });
-        Self {
-            multipliers: parameters.iter().map(|p| config.multiplier(&p.name)).collect(),
-            moments: moments.collect(),
-            n_steps: 0,
-            config,
-        }
+        let moments = moments.collect();
+        Self { config, multipliers, moments, n_steps: 0 }
     }
 
     /// Moves every parameter that is not frozen; gradients are first scaled by `gradient_scale`

@@ -157,7 +157,7 @@ impl TrainConfig {
     /// # Errors
     /// When a setting is out of its range.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let mut faults = Faults(Vec::new());
+        let mut faults = Faults::default();
         faults.need("steps", self.steps, self.steps >= 1, "at least 1");
         faults.need("batch", self.batch, self.batch >= 2, "at least 2");
         let sizes = [
@@ -171,7 +171,7 @@ impl TrainConfig {
         self.check_optimizer(&mut faults);
         self.check_loss(&mut faults);
         self.check_cadence(&mut faults);
-        if faults.0.is_empty() { Ok(()) } else { Err(ConfigError { faults: faults.0 }) }
+        faults.done()
     }
 
     fn check_schedule(&self, faults: &mut Faults) {
@@ -230,17 +230,31 @@ impl TrainConfig {
     }
 }
 
-fn positive(x: f64) -> bool {
+pub(crate) fn positive(x: f64) -> bool {
     x.is_finite() && x > 0.0
 }
 
-struct Faults(Vec<ConfigFault>);
+/// The faults found so far.
+#[derive(Default)]
+pub(crate) struct Faults(Vec<ConfigFault>);
 
 impl Faults {
-    fn need(&mut self, key: &str, found: impl ToString, fits: bool, expected: &'static str) {
+    /// Notes a fault unless the value fits.
+    pub(crate) fn need(
+        &mut self,
+        key: &str,
+        found: impl ToString,
+        fits: bool,
+        expected: &'static str,
+    ) {
         if !fits {
             self.0.push(ConfigFault { key: key.to_owned(), found: found.to_string(), expected });
         }
+    }
+
+    /// Passes when there is none.
+    pub(crate) fn done(self) -> Result<(), ConfigError> {
+        if self.0.is_empty() { Ok(()) } else { Err(ConfigError { faults: self.0 }) }
     }
 }
 

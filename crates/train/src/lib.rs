@@ -16,13 +16,14 @@ mod matmul;
 mod prefetch;
 mod sampler;
 mod schedule;
+mod selection;
 mod state;
 mod task;
 #[cfg(test)]
 mod testing;
 mod trainer;
 
-pub use adamw::{AdamW, AdamWConfig, LrMultiplier, clip_factor, grad_norm};
+pub use adamw::{AdamW, AdamWConfig, clip_factor, grad_norm};
 pub use config::{
     CheckpointConfig, ChunkConfig, Chunking, LossConfig, PrefetchConfig, ScalarConfig, TrainConfig,
 };
@@ -38,5 +39,6 @@ pub use losses::{
 pub use prefetch::{Batches, prefetch};
 pub use sampler::{Sampler, SamplerConfig};
 pub use schedule::{Decay, ScheduleConfig};
+pub use selection::{LrMultiplier, Selection, SelectionConfig, check_prefixes, prefix_multipliers};
 pub use state::{STATE_FORMAT, STATE_VERSION, latest_state};
 pub use trainer::{Ended, NoObserver, Observer, PairBatch, PairSource, Reject, Trainer};

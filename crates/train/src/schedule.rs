@@ -1,7 +1,7 @@
 //! The learning rate as a pure function of the step.
 //!
 //! In:  the step, the number of steps. Out: a factor on the peak rate, or the rate.
-//! Not here: factors per parameter (`adamw`).
+//! Not here: factors per parameter (`selection`).
 
 use serde::{Deserialize, Serialize};
 

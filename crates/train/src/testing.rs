@@ -9,13 +9,14 @@ use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
 use rand::Rng as _;
 
 use crate::{
-    adamw::{AdamWConfig, LrMultiplier},
+    adamw::AdamWConfig,
     config::{
         CheckpointConfig, ChunkConfig, Chunking, LossConfig, PrefetchConfig, ScalarConfig,
         TrainConfig,
     },
     losses::Reduction,
     schedule::{Decay, ScheduleConfig},
+    selection::LrMultiplier,
     trainer::{PairBatch, PairSource, Reject},
 };
 

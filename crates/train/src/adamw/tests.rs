@@ -73,6 +73,22 @@ fn config() -> AdamWConfig {
 }
 
 #[test]
+fn factors_handed_in_count_instead_of_prefixes() {
+    let parameters = vec![parameter("a", vec![1.0]), parameter("b", vec![1.0])];
+    let prefix = LrMultiplier { prefix: "b".to_owned(), factor: 0.5 };
+    let by_prefix = AdamWConfig { lr_multipliers: vec![prefix], ..config() };
+    let gradients = gradients_of(&parameters, &[vec![1.0], vec![1.0]]);
+    let after = |mut optimizer: AdamW| {
+        let mut parameters = parameters.clone();
+        optimizer.step(&mut parameters, &gradients, 0.1, 1.0);
+        parameters
+    };
+    let expected = after(AdamW::new(by_prefix.clone(), &parameters));
+    assert_eq!(after(AdamW::with_multipliers(config(), &parameters, vec![1.0, 0.5])), expected);
+    assert_eq!(after(AdamW::with_multipliers(by_prefix, &parameters, vec![1.0, 0.5])), expected);
+}
+
+#[test]
 fn frozen_parameters_have_no_moments_and_stay() {
     let mut parameters = vec![parameter("a", vec![1.0, 2.0]), parameter("b", vec![3.0])];
     parameters[0].frozen = true;
