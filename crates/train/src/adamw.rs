@@ -4,8 +4,8 @@
 //! Not here: the learning rate over time (`schedule`), factors per parameter (`selection`).
 //! Source: Loshchilov & Hutter 2019, algorithm 2. Parity: `testdata/parity/adamw`.
 //!
-//! Equal to `torch.optim.AdamW` with two groups (with and without decay). Frozen parameters have
-//! no moments and are never touched.
+//! Equal to `torch.optim.AdamW` with two groups (with and without decay). Parameters that are frozen
+//! when the optimiser is made have no moments and are never touched.
 
 use conjoin_core::{Gradients, Parameter};
 use rayon::prelude::*;
@@ -100,7 +100,8 @@ impl AdamW {
         for ((parameter, gradient), (moments, multiplier)) in
             parameters.iter_mut().zip(gradients.iter()).zip(moments)
         {
-            if parameter.frozen {
+            // Without moments it was frozen when the optimiser was made: others move it (`lora`).
+            if parameter.frozen || moments.mean.is_empty() {
                 continue;
             }
             assert_eq!(parameter.value.len(), gradient.len(), "gradient of `{}`", parameter.name);

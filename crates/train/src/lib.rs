@@ -11,6 +11,7 @@ mod error;
 mod grad_cache;
 mod journal;
 mod kernels;
+mod lora;
 mod losses;
 mod matmul;
 mod prefetch;
@@ -33,6 +34,7 @@ pub use error::{
 };
 pub use grad_cache::{Embedded, Side, StepOutcome, embed_chunks, step};
 pub use journal::{JOURNAL_FILE, StepLog};
+pub use lora::{Lora, LoraConfig, LoraTarget};
 pub use losses::{
     FalseNegatives, InfoNce, LossScalar, PairLoss, PairOutcome, Pairs, Reduction, Sigmoid,
 };
