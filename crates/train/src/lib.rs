@@ -6,6 +6,7 @@
 //!      (`conjoin-eval`); evaluation during training is a callback.
 
 mod adamw;
+mod average;
 mod config;
 mod error;
 mod grad_cache;
@@ -25,6 +26,7 @@ mod testing;
 mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig, clip_factor, grad_norm};
+pub use average::{Average, AverageConfig, AverageTensor, WarmUp, interpolate};
 pub use config::{
     CheckpointConfig, ChunkConfig, Chunking, LossConfig, PrefetchConfig, ScalarConfig, TrainConfig,
 };
