@@ -9,6 +9,7 @@ mod adamw;
 mod average;
 mod config;
 mod error;
+mod events;
 mod grad_cache;
 mod journal;
 mod kernels;
@@ -34,6 +35,7 @@ pub use error::{
     ConfigError, ConfigFault, PrefetchError, SamplerError, StateError, StateErrorKind, StepError,
     TrainError,
 };
+pub use events::EventWriter;
 pub use grad_cache::{Embedded, Side, StepOutcome, embed_chunks, step};
 pub use journal::{JOURNAL_FILE, StepLog};
 pub use lora::{Lora, LoraConfig, LoraTarget};
