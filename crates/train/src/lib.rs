@@ -8,6 +8,7 @@
 mod adamw;
 mod average;
 mod config;
+mod divergence;
 mod error;
 mod events;
 mod grad_cache;
@@ -16,6 +17,7 @@ mod kernels;
 mod lora;
 mod losses;
 mod matmul;
+mod plateau;
 mod prefetch;
 mod sampler;
 mod schedule;
@@ -31,6 +33,7 @@ pub use average::{Average, AverageConfig, AverageTensor, WarmUp, interpolate};
 pub use config::{
     CheckpointConfig, ChunkConfig, Chunking, LossConfig, PrefetchConfig, ScalarConfig, TrainConfig,
 };
+pub use divergence::{Divergence, DivergenceConfig};
 pub use error::{
     ConfigError, ConfigFault, PrefetchError, SamplerError, StateError, StateErrorKind, StepError,
     TrainError,
@@ -42,6 +45,7 @@ pub use lora::{Lora, LoraConfig, LoraTarget};
 pub use losses::{
     FalseNegatives, InfoNce, LossScalar, PairLoss, PairOutcome, Pairs, Reduction, Sigmoid,
 };
+pub use plateau::{EarlyStop, EarlyStopConfig, EvaluationPoint, PlateauConfig};
 pub use prefetch::{Batches, prefetch};
 pub use sampler::{Sampler, SamplerConfig};
 pub use schedule::{Decay, ScheduleConfig};
