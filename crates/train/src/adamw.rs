@@ -40,6 +40,13 @@ pub(crate) struct Moments {
     pub(crate) square: Vec<f32>,
 }
 
+impl Moments {
+    /// Whether the parameter is this optimiser's to move.
+    pub(crate) fn are_kept(&self) -> bool {
+        !self.mean.is_empty()
+    }
+}
+
 /// The optimiser of one list of parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW {
@@ -101,7 +108,7 @@ impl AdamW {
             parameters.iter_mut().zip(gradients.iter()).zip(moments)
         {
             // Without moments it was frozen when the optimiser was made: others move it (`lora`).
-            if parameter.frozen || moments.mean.is_empty() {
+            if parameter.frozen || !moments.are_kept() {
                 continue;
             }
             assert_eq!(parameter.value.len(), gradient.len(), "gradient of `{}`", parameter.name);

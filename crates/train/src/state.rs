@@ -199,8 +199,8 @@ fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
 /// Name, shape and values of every tensor of a part, in a fixed order.
 fn tensors_of<'a>(part: &Part<'a>) -> Vec<(String, &'a [usize], &'a [f32])> {
     let mut tensors: Vec<(String, &[usize], &[f32])> = Vec::new();
-    let trained = part.parameters.iter().zip(&part.optimizer.moments).filter(|(p, _)| !p.frozen);
-    for (parameter, moments) in trained {
+    let all = part.parameters.iter().zip(&part.optimizer.moments);
+    for (parameter, moments) in all.filter(|(_, moments)| moments.are_kept()) {
         let Parameter { name, shape, value, .. } = parameter;
         tensors.push((format!("value/{name}"), shape, value));
         tensors.push((format!("mean/{name}"), shape, &moments.mean));
@@ -306,8 +306,8 @@ fn fill(
     n_steps: u64,
 ) -> Result<(), StateErrorKind> {
     part.optimizer.n_steps = n_steps;
-    let moments = part.optimizer.moments.iter_mut();
-    for (parameter, moments) in part.parameters.iter_mut().zip(moments).filter(|(p, _)| !p.frozen) {
+    let all = part.parameters.iter_mut().zip(part.optimizer.moments.iter_mut());
+    for (parameter, moments) in all.filter(|(_, moments)| moments.are_kept()) {
         let name = &parameter.name;
         let targets = [
             ("value", &mut *parameter.value),

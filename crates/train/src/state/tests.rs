@@ -71,6 +71,22 @@ fn save_then_load_is_identity() {
     assert_eq!((n_steps, into, fresh), (3, parameters, adamw));
 }
 
+/// Adapters move such a matrix: it has a gradient, but this optimiser never had it.
+#[test]
+fn what_the_optimiser_does_not_move_is_not_in_the_state() {
+    let run = tempfile::tempdir().unwrap();
+    let (mut parameters, _) = trained(1);
+    parameters[0].frozen = true;
+    let adamw = optimizer(&parameters);
+    parameters[0].frozen = false;
+    let path = save(run.path(), 3, &parameters, &adamw);
+    let (mut into, mut fresh) = (trained(2).0, adamw.clone());
+    let other = into[0].clone();
+    assert_ne!((&other, &into[1]), (&parameters[0], &parameters[1]));
+    try_load(&path, &identity(&parameters), &mut into, &mut fresh).unwrap();
+    assert_eq!((&into[0], &into[1]), (&other, &parameters[1]));
+}
+
 #[test]
 fn only_the_newest_state_stays() {
     let run = tempfile::tempdir().unwrap();
