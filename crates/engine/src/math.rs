@@ -80,26 +80,37 @@ impl Activation {
     /// [`Activation::derivative_from_output`], else the inputs.
     #[inline(always)]
     pub(crate) fn scale_gradient(self, gradient: &mut [f32], kept: &[f32]) {
-        let pairs = gradient.iter_mut().zip(kept);
         match self {
             Self::Identity => {}
-            Self::Relu6 => {
-                pairs.for_each(|(g, y)| *g = if *y > 0.0 && *y < 6.0 { *g } else { 0.0 })
-            }
-            Self::Relu => pairs.for_each(|(g, y)| *g = if *y > 0.0 { *g } else { 0.0 }),
-            Self::Tanh => pairs.for_each(|(g, y)| *g *= 1.0 - y * y),
-            Self::Silu => pairs.for_each(|(g, z)| {
-                let s = sigmoid(*z);
-                *g *= s + *z * s * (1.0 - s);
-            }),
-            Self::Gelu => pairs.for_each(|(g, z)| *g *= gelu_derivative(*z)),
-            Self::GeluTanh => pairs.for_each(|(g, z)| *g *= gelu_tanh_derivative(*z)),
-            Self::QuickGelu => pairs.for_each(|(g, z)| {
-                let s = sigmoid(1.702 * *z);
-                *g *= s + 1.702 * *z * s * (1.0 - s);
-            }),
+            Self::Relu6 => scale(gradient, kept, |y| if y > 0.0 && y < 6.0 { 1.0 } else { 0.0 }),
+            Self::Relu => scale(gradient, kept, |y| if y > 0.0 { 1.0 } else { 0.0 }),
+            Self::Tanh => scale(gradient, kept, |y| 1.0 - y * y),
+            Self::Silu => scale(gradient, kept, silu_derivative),
+            Self::Gelu => scale(gradient, kept, gelu_derivative),
+            Self::GeluTanh => scale(gradient, kept, gelu_tanh_derivative),
+            Self::QuickGelu => scale(gradient, kept, quick_gelu_derivative),
         }
     }
+}
+
+/// `g · f'(kept)`, a loop so that it is compiled with the caller's vectors.
+#[inline(always)]
+fn scale(gradient: &mut [f32], kept: &[f32], derivative: impl Fn(f32) -> f32) {
+    for (g, kept) in gradient.iter_mut().zip(kept) {
+        *g *= derivative(*kept);
+    }
+}
+
+#[inline(always)]
+fn silu_derivative(z: f32) -> f32 {
+    let s = sigmoid(z);
+    s + z * s * (1.0 - s)
+}
+
+#[inline(always)]
+fn quick_gelu_derivative(z: f32) -> f32 {
+    let s = sigmoid(1.702 * z);
+    s + 1.702 * z * s * (1.0 - s)
 }
 
 struct Apply<'a> {

@@ -7,6 +7,10 @@
 use rayon::prelude::*;
 
 /// Runs `f` compiled for the widest vectors this machine has.
+///
+/// Only what is inlined is. So closures handed to this and to the functions below are marked
+/// `#[inline(always)]`, and what they do is written as loops: `for_each`, `fold` and `map` over arrays are
+/// functions of their own, compiled without vectors.
 #[inline]
 pub fn vectorize<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
@@ -32,11 +36,17 @@ pub(crate) fn for_row_blocks(
 ) {
     let rows = rows_per_block(cols);
     if out.len() <= rows * cols {
-        return vectorize(|| f(0, out));
+        return vectorize(
+            #[inline(always)]
+            || f(0, out),
+        );
     }
-    out.par_chunks_mut(rows * cols)
-        .enumerate()
-        .for_each(|(block, out)| vectorize(|| f(block * rows, out)));
+    out.par_chunks_mut(rows * cols).enumerate().for_each(|(block, out)| {
+        vectorize(
+            #[inline(always)]
+            || f(block * rows, out),
+        )
+    });
 }
 
 /// As [`for_row_blocks`], and gives what `f` returned, in order of the blocks.
@@ -48,7 +58,12 @@ pub(crate) fn map_row_blocks<R: Send>(
     let rows = rows_per_block(cols);
     out.par_chunks_mut(rows * cols)
         .enumerate()
-        .map(|(block, out)| vectorize(|| f(block * rows, out)))
+        .map(|(block, out)| {
+            vectorize(
+                #[inline(always)]
+                || f(block * rows, out),
+            )
+        })
         .collect()
 }
 
@@ -65,12 +80,18 @@ pub(crate) fn sum_row_blocks(
         .map(|block| {
             let mut partial = vec![0.0; out.len()];
             let first = block * rows;
-            vectorize(|| f(first, rows.min(m - first), &mut partial));
+            vectorize(
+                #[inline(always)]
+                || f(first, rows.min(m - first), &mut partial),
+            );
             partial
         })
         .collect();
     for partial in &partials {
-        vectorize(|| add_assign(out, partial));
+        vectorize(
+            #[inline(always)]
+            || add_assign(out, partial),
+        );
     }
 }
 

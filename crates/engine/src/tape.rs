@@ -127,9 +127,14 @@ impl<'a> BackwardPass<'a> {
         match &mut self.waiting[x.0] {
             Some(sum) => {
                 let dx = dx.as_ref();
-                simd::for_row_blocks(sum.as_mut(), 1, |first, sum| {
-                    simd::add_assign(sum, &dx[first..first + sum.len()]);
-                });
+                simd::for_row_blocks(
+                    sum.as_mut(),
+                    1,
+                    #[inline(always)]
+                    |first, sum| {
+                        simd::add_assign(sum, &dx[first..first + sum.len()]);
+                    },
+                );
             }
             empty @ None => *empty = Some(dx),
         }

@@ -119,7 +119,10 @@ impl AdamW {
             tasks.extend(values.zip(moments).map(|(v, m)| (update, v, m)));
         }
         tasks.into_par_iter().for_each(|(update, (value, gradient), (mean, square))| {
-            vectorized(|| update.apply(value, gradient, mean, square));
+            vectorized(
+                #[inline(always)]
+                || update.apply(value, gradient, mean, square),
+            );
         });
     }
 
@@ -189,8 +192,15 @@ impl Update {
 pub fn grad_norm(gradients: &[&Gradients]) -> f64 {
     let chunks: Vec<&[f32]> =
         gradients.iter().flat_map(|g| g.iter()).flat_map(|tensor| tensor.chunks(CHUNK)).collect();
-    let squares: Vec<f64> =
-        chunks.par_iter().map(|chunk| vectorized(|| sum_of_squares(chunk))).collect();
+    let squares: Vec<f64> = chunks
+        .par_iter()
+        .map(|chunk| {
+            vectorized(
+                #[inline(always)]
+                || sum_of_squares(chunk),
+            )
+        })
+        .collect();
     squares.iter().sum::<f64>().sqrt()
 }
 

@@ -68,14 +68,19 @@ pub(super) fn multiply(
         part.multiply(partial, precision);
     });
     let partials = partials.as_ref();
-    simd::for_row_blocks(out, 1, |first, out| {
-        if !add {
-            out.fill(0.0);
-        }
-        for partial in partials.chunks_exact(m * n) {
-            simd::add_assign(out, &partial[first..first + out.len()]);
-        }
-    });
+    simd::for_row_blocks(
+        out,
+        1,
+        #[inline(always)]
+        |first, out| {
+            if !add {
+                out.fill(0.0);
+            }
+            for partial in partials.chunks_exact(m * n) {
+                simd::add_assign(out, &partial[first..first + out.len()]);
+            }
+        },
+    );
 }
 
 thread_local! {

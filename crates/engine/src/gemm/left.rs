@@ -95,19 +95,22 @@ pub(crate) fn convert<'x>(
     let rows = words.len() / k_words;
     let task = |(block, (words, levels)): (usize, (&mut [f32], &mut [Level]))| {
         let mut scratch = vec![0.0; k];
-        vectorize(|| {
-            for (i, words) in words.chunks_exact_mut(k_words).enumerate() {
-                let row = row(block * ROWS_PER_TASK + i, &mut scratch);
-                let values = row.values();
-                match precision {
-                    Precision::F32 => words.copy_from_slice(values),
-                    Precision::Bf16 => to_pairs(bytemuck::cast_slice_mut(words), values),
-                    Precision::Int8 => {
-                        levels[i] = to_bytes(bytemuck::cast_slice_mut(words), values);
+        vectorize(
+            #[inline(always)]
+            || {
+                for (i, words) in words.chunks_exact_mut(k_words).enumerate() {
+                    let row = row(block * ROWS_PER_TASK + i, &mut scratch);
+                    let values = row.values();
+                    match precision {
+                        Precision::F32 => words.copy_from_slice(values),
+                        Precision::Bf16 => to_pairs(bytemuck::cast_slice_mut(words), values),
+                        Precision::Int8 => {
+                            levels[i] = to_bytes(bytemuck::cast_slice_mut(words), values);
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     };
     let mut spare = vec![Level::default(); if levels.is_empty() { rows } else { 0 }];
     let levels = if levels.is_empty() { spare.as_mut_slice() } else { levels };
@@ -195,15 +198,18 @@ fn words_of_tile(k: usize, precision: Precision) -> usize {
 fn pack_tile(words: &mut [u32], a: &[f32], (m, first): (usize, usize), precision: Precision) {
     let rows = TileSize::of_machine().rows;
     let n = rows.min(m - first);
-    vectorize(|| match (precision, n == 8) {
-        (Precision::F32, true) => pack_columns::<1, 8>(words, (a, m, first), |[x]| x.to_bits()),
-        (Precision::Bf16, true) => pack_columns::<2, 8>(words, (a, m, first), pair),
-        (Precision::F32, false) => {
-            pack_few::<1>(words, (a, m, first), (n, rows), |[x]| x.to_bits())
-        }
-        (Precision::Bf16, false) => pack_few::<2>(words, (a, m, first), (n, rows), pair),
-        (Precision::Int8, _) => unreachable!("gradients are not computed of bytes"),
-    });
+    vectorize(
+        #[inline(always)]
+        || match (precision, n == 8) {
+            (Precision::F32, true) => pack_columns::<1, 8>(words, (a, m, first), |[x]| x.to_bits()),
+            (Precision::Bf16, true) => pack_columns::<2, 8>(words, (a, m, first), pair),
+            (Precision::F32, false) => {
+                pack_few::<1>(words, (a, m, first), (n, rows), |[x]| x.to_bits())
+            }
+            (Precision::Bf16, false) => pack_few::<2>(words, (a, m, first), (n, rows), pair),
+            (Precision::Int8, _) => unreachable!("gradients are not computed of bytes"),
+        },
+    );
 }
 
 /// A whole tile of `R` columns.
@@ -220,7 +226,11 @@ fn pack_columns<const N: usize, const R: usize>(
             a.get((i * N + p) * m + first..).and_then(|row| row.get(..R)).unwrap_or(&zeros)
         });
         for (j, to) in words.iter_mut().enumerate() {
-            *to = word(rows.map(|row| row[j]));
+            let mut x = [0.0; N];
+            for (x, row) in x.iter_mut().zip(&rows) {
+                *x = row[j];
+            }
+            *to = word(x);
         }
     }
 }

@@ -8,7 +8,11 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{MatRef, tile::TileSize};
+use super::{
+    MatRef,
+    kernels::{BLOCK, transpose_block},
+    tile::TileSize,
+};
 use crate::{
     math::SHIFT,
     tensor::{Buffer, Pool},
@@ -113,7 +117,12 @@ impl PackedMatrix {
         let panels: Vec<_> = packed.panels_mut().collect();
         let columns: Vec<_> = panels
             .into_par_iter()
-            .map(|(first, panel)| vectorize(|| pack_panel(panel, b, first, precision)))
+            .map(|(first, panel)| {
+                vectorize(
+                    #[inline(always)]
+                    || pack_panel(panel, b, first, precision),
+                )
+            })
             .collect();
         columns.iter().for_each(|panel| packed.columns.extend(panel));
         packed
@@ -125,7 +134,10 @@ impl PackedMatrix {
         let mut columns = std::mem::take(&mut self.columns);
         columns.clear();
         for (first, panel) in self.panels_mut() {
-            columns.extend(&vectorize(|| pack_panel(panel, b, first, precision)));
+            columns.extend(&vectorize(
+                #[inline(always)]
+                || pack_panel(panel, b, first, precision),
+            ));
         }
         self.columns = columns;
     }
@@ -173,13 +185,9 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
 
 /// Two bf16 as a word, the first in the low half.
 #[inline(always)]
-pub(super) fn pair(x: [f32; 2]) -> u32 {
-    let [low, high] = x.map(|x| u32::from(to_bf16(x)));
-    low | high << 16
+pub(super) fn pair([low, high]: [f32; 2]) -> u32 {
+    u32::from(to_bf16(low)) | u32::from(to_bf16(high)) << 16
 }
-
-/// Words packed at a time where columns lie apart, so that the lines they go to stay in the cache.
-const BLOCK_WORDS: usize = 16;
 
 /// Packs the columns of `b` from `first` on into one panel as wide as it has room for. Gives scale and
 /// scaled sum of each column of bytes.
@@ -196,8 +204,8 @@ fn pack_panel(
         Precision::Int8 => inverse_scales(b, first, width),
         Precision::F32 | Precision::Bf16 => Vec::new(),
     };
-    for (block, words) in panel.chunks_mut(BLOCK_WORDS * width).enumerate() {
-        let at = block * BLOCK_WORDS;
+    for (block, words) in panel.chunks_mut(BLOCK * width).enumerate() {
+        let at = block * BLOCK;
         match precision {
             Precision::F32 => fill::<1>(words, width, (b, at, first), |[x], _| x.to_bits()),
             Precision::Bf16 => fill::<2>(words, width, (b, at, first), |x, _| pair(x)),
@@ -252,7 +260,11 @@ fn fill<const N: usize>(
             let rows: [&[f32]; N] =
                 std::array::from_fn(|p| &b.data[(k + p) * b.row_stride + first..][..cols]);
             for (j, to) in words[..cols].iter_mut().enumerate() {
-                *to = word(rows.map(|row| row[j]), j);
+                let mut x = [0.0; N];
+                for (x, row) in x.iter_mut().zip(&rows) {
+                    *x = row[j];
+                }
+                *to = word(x, j);
             }
             words[cols..].fill(0);
         }
@@ -261,10 +273,23 @@ fn fill<const N: usize>(
     if cols < width {
         words.fill(0);
     }
+    let column = |j: usize| b.data[(first + j) * b.col_stride + at * N..].as_chunks::<N>().0;
+    if b.row_stride == 1 && whole && words.len() == BLOCK * width && width.is_multiple_of(BLOCK) {
+        for begin in (0..cols).step_by(BLOCK) {
+            let mut block = [0; BLOCK * BLOCK];
+            let columns = begin..cols.min(begin + BLOCK);
+            for (to, j) in block.chunks_exact_mut(BLOCK).zip(columns) {
+                for (to, x) in to.iter_mut().zip(column(j)) {
+                    *to = word(*x, j);
+                }
+            }
+            transpose_block((&block, BLOCK), (&mut words[begin..], width));
+        }
+        return;
+    }
     for j in 0..cols {
         if b.row_stride == 1 && whole {
-            let (column, _) = b.data[(first + j) * b.col_stride + at * N..].as_chunks::<N>();
-            for (words, x) in words.chunks_exact_mut(width).zip(column) {
+            for (words, x) in words.chunks_exact_mut(width).zip(column(j)) {
                 words[j] = word(*x, j);
             }
         } else {

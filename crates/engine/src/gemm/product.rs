@@ -320,9 +320,13 @@ fn load<S: Simd, const V: usize, const WHOLE: bool>(simd: S, x: &[f32]) -> [S::f
 fn store<S: Simd, const V: usize, const WHOLE: bool>(simd: S, out: &mut [f32], z: [S::f32s; V]) {
     if WHOLE {
         let (out, _) = S::as_mut_simd_f32s(out);
-        out.iter_mut().zip(z).for_each(|(out, z)| *out = z);
+        for (out, z) in out.iter_mut().zip(z) {
+            *out = z;
+        }
     } else {
         let parts = out.chunks_mut(S::F32_LANES).zip(z);
-        parts.for_each(|(out, z)| simd.partial_store_f32s(out, z));
+        for (out, z) in parts {
+            simd.partial_store_f32s(out, z);
+        }
     }
 }

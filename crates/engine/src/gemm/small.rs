@@ -137,10 +137,14 @@ impl<S: Simd, K: TileKernel> Tiles<S, K> {
         for (words, rows) in words.chunks_exact_mut(n).zip(rows.chunks(2 * n)) {
             let (even, odd) = rows.split_at(n);
             if odd.is_empty() {
-                words.iter_mut().zip(even).for_each(|(to, x)| *to = pair([*x, 0.0]));
+                for (to, x) in words.iter_mut().zip(even) {
+                    *to = pair([*x, 0.0]);
+                }
             } else {
                 let pairs = words.iter_mut().zip(even.iter().zip(odd));
-                pairs.for_each(|(to, (x, y))| *to = pair([*x, *y]));
+                for (to, (x, y)) in pairs {
+                    *to = pair([*x, *y]);
+                }
             }
         }
         words
@@ -285,7 +289,9 @@ fn pack_pairs(panel: &mut [u32], b: MatRef<'_>, first: usize) {
     for words in panel.chunks_exact_mut(width) {
         let [even, odd] = [rows.next(), rows.next()].map(|row| &row.unwrap_or(&ZEROS)[..cols]);
         let pairs = even.iter().zip(odd);
-        words.iter_mut().zip(pairs).for_each(|(to, (x, y))| *to = pair([*x, *y]));
+        for (to, (x, y)) in words.iter_mut().zip(pairs) {
+            *to = pair([*x, *y]);
+        }
         words[cols..].fill(0);
     }
 }

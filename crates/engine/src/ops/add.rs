@@ -19,12 +19,17 @@ impl Exec<'_> {
         assert!(a.rows() == b.rows() && a.cols() == b.cols(), "addends of one shape");
         let mut out = self.take(a.values().len());
         let (x, y) = (a.values(), b.values());
-        simd::for_row_blocks(out.as_mut(), 1, |first, out| {
-            let range = first..first + out.len();
-            for ((o, x), y) in out.iter_mut().zip(&x[range.clone()]).zip(&y[range]) {
-                *o = x + y;
-            }
-        });
+        simd::for_row_blocks(
+            out.as_mut(),
+            1,
+            #[inline(always)]
+            |first, out| {
+                let range = first..first + out.len();
+                for ((o, x), y) in out.iter_mut().zip(&x[range.clone()]).zip(&y[range]) {
+                    *o = x + y;
+                }
+            },
+        );
         let backward = self
             .records(&[a, b], &[])
             .then(|| Box::new(Add { inputs: [a.node(), b.node()] }) as Box<dyn Backward>);

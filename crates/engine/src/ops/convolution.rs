@@ -106,14 +106,19 @@ impl Exec<'_> {
         let grid = ImageShape { height, width, ..shape };
         let cols = side * side * 3;
         let mut y = self.take(grid.rows() * cols);
-        simd::for_row_blocks(y.as_mut(), cols, |first, y| {
-            for (i, patch) in y.chunks_exact_mut(cols).enumerate() {
-                let (image, py, px) = position(first + i, grid);
-                for (line, to) in patch.chunks_exact_mut(side * 3).enumerate() {
-                    pictures.read(image, (py * side + line, px * side), to);
+        simd::for_row_blocks(
+            y.as_mut(),
+            cols,
+            #[inline(always)]
+            |first, y| {
+                for (i, patch) in y.chunks_exact_mut(cols).enumerate() {
+                    let (image, py, px) = position(first + i, grid);
+                    for (line, to) in patch.chunks_exact_mut(side * 3).enumerate() {
+                        pictures.read(image, (py * side + line, px * side), to);
+                    }
                 }
-            }
-        });
+            },
+        );
         self.output((grid.rows(), cols), y, None)
     }
 
@@ -131,23 +136,28 @@ impl Exec<'_> {
         );
         let cols = kernel * kernel * 3;
         let mut y = self.take(out.rows() * cols);
-        simd::for_row_blocks(y.as_mut(), cols, |first, y| {
-            for (i, window) in y.chunks_exact_mut(cols).enumerate() {
-                let (image, oy, ox) = position(first + i, out);
-                let (before, end) = inside(ox * stride, left, shape.width, kernel);
-                for (ky, line) in window.chunks_exact_mut(kernel * 3).enumerate() {
-                    let iy = (oy * stride + ky).wrapping_sub(top);
-                    if iy >= shape.height {
-                        line.fill(0.0);
-                        continue;
+        simd::for_row_blocks(
+            y.as_mut(),
+            cols,
+            #[inline(always)]
+            |first, y| {
+                for (i, window) in y.chunks_exact_mut(cols).enumerate() {
+                    let (image, oy, ox) = position(first + i, out);
+                    let (before, end) = inside(ox * stride, left, shape.width, kernel);
+                    for (ky, line) in window.chunks_exact_mut(kernel * 3).enumerate() {
+                        let iy = (oy * stride + ky).wrapping_sub(top);
+                        if iy >= shape.height {
+                            line.fill(0.0);
+                            continue;
+                        }
+                        line[..before * 3].fill(0.0);
+                        line[end * 3..].fill(0.0);
+                        let ix = ox * stride + before - left;
+                        pictures.read(image, (iy, ix), &mut line[before * 3..end * 3]);
                     }
-                    line[..before * 3].fill(0.0);
-                    line[end * 3..].fill(0.0);
-                    let ix = ox * stride + before - left;
-                    pictures.read(image, (iy, ix), &mut line[before * 3..end * 3]);
                 }
-            }
-        });
+            },
+        );
         self.output((out.rows(), cols), y, None)
     }
 }

@@ -67,7 +67,9 @@ fn scale_taps(out: &mut [f32], w: &[f32], s: Option<&[f32]>) {
     out.copy_from_slice(w);
     if let Some(s) = s {
         for tap in out.chunks_exact_mut(s.len()) {
-            tap.iter_mut().zip(s).for_each(|(w, s)| *w *= s);
+            for (w, s) in tap.iter_mut().zip(s) {
+                *w *= s;
+            }
         }
     }
 }
@@ -106,7 +108,10 @@ impl Grid {
                 .map(|iy| iy.map_or(zeros.as_slice(), |iy| self.input.line(x, image, iy, c)));
             let (stride, left) = (self.stride, self.left);
             lines::run(Convolve { out: &mut *line, lines, w, bias, stride, left });
-            vectorize(|| finish(line));
+            vectorize(
+                #[inline(always)]
+                || finish(line),
+            );
         });
     }
 
@@ -123,7 +128,9 @@ impl Grid {
         if self.stride == 1 {
             // A convolution again, with the taps read backwards.
             let mut flipped = Vec::with_capacity(9 * c);
-            w.chunks_exact(c).rev().for_each(|tap| flipped.extend_from_slice(tap));
+            for tap in w.chunks_exact(c).rev() {
+                flipped.extend_from_slice(tap);
+            }
             let (top, left) = (2 - self.top, 2 - self.left);
             let back = Self { input: self.out, out: self.input, stride: 1, top, left };
             return back.convolve(dx, dy, (&flipped, &vec![0.0; c]), |_| {});
@@ -160,7 +167,9 @@ impl Grid {
                 dw
             })
             .collect();
-        partials.iter().for_each(|partial| simd::add_assign(dw, partial));
+        for partial in partials.iter() {
+            simd::add_assign(dw, partial);
+        }
     }
 }
 
@@ -222,7 +231,9 @@ fn give_taps(cx: &mut BackwardPass<'_>, p: LinearParams, product: &[f32], c: usi
     if let Some(scale) = p.scale {
         let mut sums = vec![0.0; c];
         for (w, product) in cx.value(p.weight).chunks_exact(c).zip(product.chunks_exact(c)) {
-            sums.iter_mut().zip(w).zip(product).for_each(|((s, w), p)| *s += w * p);
+            for ((s, w), p) in sums.iter_mut().zip(w).zip(product) {
+                *s += w * p;
+            }
         }
         scale_taps(&mut scaled, product, Some(cx.value(scale)));
         if let Some((_, ds)) = cx.trained(scale) {

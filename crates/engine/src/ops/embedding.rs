@@ -56,21 +56,26 @@ impl Exec<'_> {
         let tokens = self.values(tables.tokens);
         let positions = tables.positions.map(|p| self.value(p));
         let types = tables.types.map(|t| self.value(t));
-        simd::for_row_blocks(y.as_mut(), d, |first, y| {
-            let mut sequence = offsets.partition_point(|start| *start <= first).max(1) - 1;
-            for (token, out) in (first..).zip(y.chunks_exact_mut(d)) {
-                while token >= offsets[sequence + 1] {
-                    sequence += 1;
+        simd::for_row_blocks(
+            y.as_mut(),
+            d,
+            #[inline(always)]
+            |first, y| {
+                let mut sequence = offsets.partition_point(|start| *start <= first).max(1) - 1;
+                for (token, out) in (first..).zip(y.chunks_exact_mut(d)) {
+                    while token >= offsets[sequence + 1] {
+                        sequence += 1;
+                    }
+                    tokens.read(ids[token] as usize * d, out);
+                    if let Some(positions) = positions {
+                        simd::add_assign(out, row(positions, token - offsets[sequence], d));
+                    }
+                    if let Some(types) = types {
+                        simd::add_assign(out, row(types, batch.type_of(token), d));
+                    }
                 }
-                tokens.read(ids[token] as usize * d, out);
-                if let Some(positions) = positions {
-                    simd::add_assign(out, row(positions, token - offsets[sequence], d));
-                }
-                if let Some(types) = types {
-                    simd::add_assign(out, row(types, batch.type_of(token), d));
-                }
-            }
-        });
+            },
+        );
         let parameters: Vec<_> =
             [Some(tables.tokens), tables.positions, tables.types].into_iter().flatten().collect();
         let backward = self.records(&[], &parameters).then(|| {
@@ -97,19 +102,28 @@ impl Backward for EmbedTokens {
         if let Some((_, gradient)) = cx.trained(self.tables.tokens) {
             for (dy, &id) in rows().zip(self.batch.ids.iter()) {
                 let id = id as usize;
-                vectorize(|| simd::add_assign(&mut gradient[id * d..(id + 1) * d], dy));
+                vectorize(
+                    #[inline(always)]
+                    || simd::add_assign(&mut gradient[id * d..(id + 1) * d], dy),
+                );
             }
         }
         if let Some((_, gradient)) = self.tables.positions.and_then(|p| cx.trained(p)) {
             for sequence in self.batch.offsets.windows(2) {
                 let dy = &dy[sequence[0] * d..sequence[1] * d];
-                vectorize(|| simd::add_assign(&mut gradient[..dy.len()], dy));
+                vectorize(
+                    #[inline(always)]
+                    || simd::add_assign(&mut gradient[..dy.len()], dy),
+                );
             }
         }
         if let Some((_, gradient)) = self.tables.types.and_then(|t| cx.trained(t)) {
             for (token, dy) in rows().enumerate() {
                 let kind = self.batch.type_of(token);
-                vectorize(|| simd::add_assign(&mut gradient[kind * d..(kind + 1) * d], dy));
+                vectorize(
+                    #[inline(always)]
+                    || simd::add_assign(&mut gradient[kind * d..(kind + 1) * d], dy),
+                );
             }
         }
     }

@@ -23,12 +23,17 @@ impl Exec<'_> {
         assert!(x.cols().is_multiple_of(2), "two halves");
         let (n, values) = (x.cols() / 2, x.values());
         let mut y = self.take(x.rows() * n);
-        simd::for_row_blocks(y.as_mut(), n, |first, y| {
-            let rows = values[first * 2 * n..].chunks_exact(2 * n);
-            for (y, row) in y.chunks_exact_mut(n).zip(rows) {
-                gate_row(y, row, activation);
-            }
-        });
+        simd::for_row_blocks(
+            y.as_mut(),
+            n,
+            #[inline(always)]
+            |first, y| {
+                let rows = values[first * 2 * n..].chunks_exact(2 * n);
+                for (y, row) in y.chunks_exact_mut(n).zip(rows) {
+                    gate_row(y, row, activation);
+                }
+            },
+        );
         let backward = self
             .records(&[x], &[])
             .then(|| Box::new(Gate { x: x.clone(), activation }) as Box<dyn Backward>);
@@ -43,13 +48,18 @@ impl Exec<'_> {
     pub fn scale_columns(&self, x: &Tensor, factors: ParamId) -> Tensor {
         let (n, values, gamma) = (x.cols(), x.values(), self.value(factors));
         let mut y = self.take(values.len());
-        simd::for_row_blocks(y.as_mut(), n, |first, y| {
-            for (y, x) in y.chunks_exact_mut(n).zip(values[first * n..].chunks_exact(n)) {
-                for ((y, x), g) in y.iter_mut().zip(x).zip(gamma) {
-                    *y = x * g;
+        simd::for_row_blocks(
+            y.as_mut(),
+            n,
+            #[inline(always)]
+            |first, y| {
+                for (y, x) in y.chunks_exact_mut(n).zip(values[first * n..].chunks_exact(n)) {
+                    for ((y, x), g) in y.iter_mut().zip(x).zip(gamma) {
+                        *y = x * g;
+                    }
                 }
-            }
-        });
+            },
+        );
         let backward = self
             .records(&[x], &[factors])
             .then(|| Box::new(ScaleColumns { x: x.clone(), factors }) as Box<dyn Backward>);
@@ -63,7 +73,9 @@ pub(crate) fn gate_row(y: &mut [f32], row: &[f32], activation: Activation) {
     let (gate, up) = row.split_at(y.len());
     y.copy_from_slice(gate);
     activation.apply(y);
-    y.iter_mut().zip(up).for_each(|(y, up)| *y *= up);
+    for (y, up) in y.iter_mut().zip(up) {
+        *y *= up;
+    }
 }
 
 struct Gate {
@@ -77,21 +89,27 @@ impl Backward for Gate {
         let (n, activation) = (self.x.cols() / 2, self.activation);
         let (x, dy) = (self.x.values(), dy.as_ref());
         let mut dx = cx.pool().take(x.len());
-        simd::for_row_blocks(dx.as_mut(), 2 * n, |first, dx| {
-            let mut active = vec![0.0; n];
-            let rows = x[first * 2 * n..].chunks_exact(2 * n).zip(dy[first * n..].chunks_exact(n));
-            for (dx, (x, dy)) in dx.chunks_exact_mut(2 * n).zip(rows) {
-                let ((gate, up), (d_gate, d_up)) = (x.split_at(n), dx.split_at_mut(n));
-                active.copy_from_slice(gate);
-                activation.apply(&mut active);
-                for i in 0..n {
-                    d_up[i] = dy[i] * active[i];
-                    d_gate[i] = dy[i] * up[i];
+        simd::for_row_blocks(
+            dx.as_mut(),
+            2 * n,
+            #[inline(always)]
+            |first, dx| {
+                let mut active = vec![0.0; n];
+                let rows =
+                    x[first * 2 * n..].chunks_exact(2 * n).zip(dy[first * n..].chunks_exact(n));
+                for (dx, (x, dy)) in dx.chunks_exact_mut(2 * n).zip(rows) {
+                    let ((gate, up), (d_gate, d_up)) = (x.split_at(n), dx.split_at_mut(n));
+                    active.copy_from_slice(gate);
+                    activation.apply(&mut active);
+                    for i in 0..n {
+                        d_up[i] = dy[i] * active[i];
+                        d_gate[i] = dy[i] * up[i];
+                    }
+                    let from_output = activation.derivative_from_output();
+                    activation.scale_gradient(d_gate, if from_output { &active } else { gate });
                 }
-                let from_output = activation.derivative_from_output();
-                activation.scale_gradient(d_gate, if from_output { &active } else { gate });
-            }
-        });
+            },
+        );
         cx.give(input, dx);
     }
 }
@@ -106,22 +124,35 @@ impl Backward for ScaleColumns {
         let (m, n, x) = (self.x.rows(), self.x.cols(), self.x.values());
         if let Some((_, gradient)) = cx.trained(self.factors) {
             let dy = dy.as_ref();
-            simd::sum_row_blocks(m, n, gradient, |first, rows, partial| {
-                let range = first * n..(first + rows) * n;
-                for (x, dy) in x[range.clone()].chunks_exact(n).zip(dy[range].chunks_exact(n)) {
-                    for ((sum, x), dy) in partial.iter_mut().zip(x).zip(dy) {
-                        *sum += x * dy;
+            simd::sum_row_blocks(
+                m,
+                n,
+                gradient,
+                #[inline(always)]
+                |first, rows, partial| {
+                    let range = first * n..(first + rows) * n;
+                    for (x, dy) in x[range.clone()].chunks_exact(n).zip(dy[range].chunks_exact(n)) {
+                        for ((sum, x), dy) in partial.iter_mut().zip(x).zip(dy) {
+                            *sum += x * dy;
+                        }
                     }
-                }
-            });
+                },
+            );
         }
         if let Some(input) = self.x.node() {
             let gamma = cx.value(self.factors);
-            simd::for_row_blocks(dy.as_mut(), n, |_, dy| {
-                for dy in dy.chunks_exact_mut(n) {
-                    dy.iter_mut().zip(gamma).for_each(|(dy, g)| *dy *= g);
-                }
-            });
+            simd::for_row_blocks(
+                dy.as_mut(),
+                n,
+                #[inline(always)]
+                |_, dy| {
+                    for dy in dy.chunks_exact_mut(n) {
+                        for (dy, g) in dy.iter_mut().zip(gamma) {
+                            *dy *= g;
+                        }
+                    }
+                },
+            );
             cx.give(input, dy);
         }
     }

@@ -20,11 +20,16 @@ impl Exec<'_> {
         let RowNorm { weight, bias, eps } = norm;
         let (d, values, affine) = (x.cols(), x.values(), self.affine(norm));
         let mut y = self.take(values.len());
-        simd::for_row_blocks(y.as_mut(), d, |first, y| {
-            for (y, x) in y.chunks_exact_mut(d).zip(values[first * d..].chunks_exact(d)) {
-                normalize_row(y, x, affine, eps);
-            }
-        });
+        simd::for_row_blocks(
+            y.as_mut(),
+            d,
+            #[inline(always)]
+            |first, y| {
+                for (y, x) in y.chunks_exact_mut(d).zip(values[first * d..].chunks_exact(d)) {
+                    normalize_row(y, x, affine, eps);
+                }
+            },
+        );
         let affine = [Some(weight), bias];
         let backward = self
             .records(&[x], &affine.into_iter().flatten().collect::<Vec<_>>())
@@ -91,17 +96,23 @@ impl Backward for LayerNorm {
         let (x, dy) = (self.x.values(), dy.as_ref());
         // Both affine gradients in one pass: the first half is dγ, the second dβ.
         let mut affine = vec![0.0; 2 * d];
-        simd::sum_row_blocks(m, d, &mut affine, |first, rows, partial| {
-            let (d_gamma, d_beta) = partial.split_at_mut(d);
-            let range = first * d..(first + rows) * d;
-            for (x, dy) in x[range.clone()].chunks_exact(d).zip(dy[range].chunks_exact(d)) {
-                let (mean, r) = moments(x, eps);
-                for (((dg, db), x), dy) in d_gamma.iter_mut().zip(&mut *d_beta).zip(x).zip(dy) {
-                    *dg += dy * (x - mean) * r;
-                    *db += dy;
+        simd::sum_row_blocks(
+            m,
+            d,
+            &mut affine,
+            #[inline(always)]
+            |first, rows, partial| {
+                let (d_gamma, d_beta) = partial.split_at_mut(d);
+                let range = first * d..(first + rows) * d;
+                for (x, dy) in x[range.clone()].chunks_exact(d).zip(dy[range].chunks_exact(d)) {
+                    let (mean, r) = moments(x, eps);
+                    for (((dg, db), x), dy) in d_gamma.iter_mut().zip(&mut *d_beta).zip(x).zip(dy) {
+                        *dg += dy * (x - mean) * r;
+                        *db += dy;
+                    }
                 }
-            }
-        });
+            },
+        );
         if let Some((_, d_gamma)) = cx.trained(self.weight) {
             simd::add_assign(d_gamma, &affine[..d]);
         }
@@ -111,13 +122,18 @@ impl Backward for LayerNorm {
         if let Some(input) = self.x.node() {
             let mut dx = cx.pool().take(x.len());
             let gamma = cx.value(self.weight);
-            simd::for_row_blocks(dx.as_mut(), d, |first, dx| {
-                let range = first * d..first * d + dx.len();
-                let rows = x[range.clone()].chunks_exact(d).zip(dy[range].chunks_exact(d));
-                for (dx, (x, dy)) in dx.chunks_exact_mut(d).zip(rows) {
-                    row_backward(dx, x, dy, gamma, eps);
-                }
-            });
+            simd::for_row_blocks(
+                dx.as_mut(),
+                d,
+                #[inline(always)]
+                |first, dx| {
+                    let range = first * d..first * d + dx.len();
+                    let rows = x[range.clone()].chunks_exact(d).zip(dy[range].chunks_exact(d));
+                    for (dx, (x, dy)) in dx.chunks_exact_mut(d).zip(rows) {
+                        row_backward(dx, x, dy, gamma, eps);
+                    }
+                },
+            );
             cx.give(input, dx);
         }
     }

@@ -358,10 +358,15 @@ impl Exec<'_> {
     pub(crate) fn activate(&self, z: &Buffer, activation: Activation) -> Buffer {
         let z = z.as_ref();
         let mut y = self.take(z.len());
-        simd::for_row_blocks(y.as_mut(), 1, |first, y| {
-            y.copy_from_slice(&z[first..first + y.len()]);
-            activation.apply(y);
-        });
+        simd::for_row_blocks(
+            y.as_mut(),
+            1,
+            #[inline(always)]
+            |first, y| {
+                y.copy_from_slice(&z[first..first + y.len()]);
+                activation.apply(y);
+            },
+        );
         y
     }
 }
@@ -376,7 +381,9 @@ fn scaled<'w>(
     let mut some = weight.widened(rows.start * k..rows.end * k);
     if let Some(factors) = factors {
         for (row, factor) in some.to_mut().chunks_exact_mut(k).zip(&factors[rows]) {
-            row.iter_mut().for_each(|w| *w *= factor);
+            for w in row.iter_mut() {
+                *w *= factor;
+            }
         }
     }
     some
@@ -395,16 +402,23 @@ pub(crate) fn activation_backward(
     if db.is_none() && activation == Activation::Identity {
         return;
     }
-    let sums = simd::map_row_blocks(dy.as_mut(), n, |first, dy| {
-        activation.scale_gradient(dy, &kept[first * n..first * n + dy.len()]);
-        let mut sum = vec![0.0; if db.is_some() { n } else { 0 }];
-        for dy in dy.chunks_exact(n) {
-            simd::add_assign(&mut sum, dy);
-        }
-        sum
-    });
+    let sums = simd::map_row_blocks(
+        dy.as_mut(),
+        n,
+        #[inline(always)]
+        |first, dy| {
+            activation.scale_gradient(dy, &kept[first * n..first * n + dy.len()]);
+            let mut sum = vec![0.0; if db.is_some() { n } else { 0 }];
+            for dy in dy.chunks_exact(n) {
+                simd::add_assign(&mut sum, dy);
+            }
+            sum
+        },
+    );
     if let Some((bias, db)) = db {
-        sums.iter().for_each(|sum| bias.give(db, sum));
+        for sum in sums.iter() {
+            bias.give(db, sum);
+        }
     }
 }
 
@@ -501,18 +515,26 @@ fn give_scaled(
 ) {
     let factors: Vec<f32> = cx.value(scale).to_vec();
     if let Some((_, dw)) = cx.trained(weight) {
-        vectorize(|| {
-            for ((dw, p), s) in dw.chunks_exact_mut(k).zip(product.chunks_exact(k)).zip(&factors) {
-                for (dw, p) in dw.iter_mut().zip(p) {
-                    *dw += p * s;
+        vectorize(
+            #[inline(always)]
+            || {
+                for ((dw, p), s) in
+                    dw.chunks_exact_mut(k).zip(product.chunks_exact(k)).zip(&factors)
+                {
+                    for (dw, p) in dw.iter_mut().zip(p) {
+                        *dw += p * s;
+                    }
                 }
-            }
-        });
+            },
+        );
     }
-    let sums: Vec<f32> = vectorize(|| {
-        let rows = cx.value(weight).chunks_exact(k).zip(product.chunks_exact(k));
-        rows.map(|(w, p)| simd::dot(w, p)).collect()
-    });
+    let sums: Vec<f32> = vectorize(
+        #[inline(always)]
+        || {
+            let rows = cx.value(weight).chunks_exact(k).zip(product.chunks_exact(k));
+            rows.map(|(w, p)| simd::dot(w, p)).collect()
+        },
+    );
     if let Some((_, ds)) = cx.trained(scale) {
         simd::add_assign(ds, &sums);
     }

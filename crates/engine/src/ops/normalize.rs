@@ -21,14 +21,21 @@ impl Exec<'_> {
     pub fn normalize(&self, x: &Tensor) -> Tensor {
         let (cols, values) = (x.cols(), x.values());
         let mut y = self.take(values.len());
-        simd::for_row_blocks(y.as_mut(), cols, |first, y| {
-            for (y, x) in y.chunks_exact_mut(cols).zip(values[first * cols..].chunks_exact(cols)) {
-                let inverse = 1.0 / norm(x);
-                for (y, x) in y.iter_mut().zip(x) {
-                    *y = x * inverse;
+        simd::for_row_blocks(
+            y.as_mut(),
+            cols,
+            #[inline(always)]
+            |first, y| {
+                for (y, x) in
+                    y.chunks_exact_mut(cols).zip(values[first * cols..].chunks_exact(cols))
+                {
+                    let inverse = 1.0 / norm(x);
+                    for (y, x) in y.iter_mut().zip(x) {
+                        *y = x * inverse;
+                    }
                 }
-            }
-        });
+            },
+        );
         let backward = self
             .records(&[x], &[])
             .then(|| Box::new(Normalize { x: x.clone() }) as Box<dyn Backward>);
@@ -49,16 +56,22 @@ impl Backward for Normalize {
     fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, mut dy: Buffer) {
         let Some(input) = self.x.node() else { return };
         let (cols, values) = (self.x.cols(), self.x.values());
-        simd::for_row_blocks(dy.as_mut(), cols, |first, dy| {
-            for (dy, x) in dy.chunks_exact_mut(cols).zip(values[first * cols..].chunks_exact(cols))
-            {
-                let inverse = 1.0 / norm(x);
-                let along = simd::dot(dy, x) * inverse * inverse;
-                for (dy, x) in dy.iter_mut().zip(x) {
-                    *dy = (*dy - x * along) * inverse;
+        simd::for_row_blocks(
+            dy.as_mut(),
+            cols,
+            #[inline(always)]
+            |first, dy| {
+                for (dy, x) in
+                    dy.chunks_exact_mut(cols).zip(values[first * cols..].chunks_exact(cols))
+                {
+                    let inverse = 1.0 / norm(x);
+                    let along = simd::dot(dy, x) * inverse * inverse;
+                    for (dy, x) in dy.iter_mut().zip(x) {
+                        *dy = (*dy - x * along) * inverse;
+                    }
                 }
-            }
-        });
+            },
+        );
         cx.give(input, dy);
     }
 }

@@ -24,11 +24,16 @@ impl Exec<'_> {
         assert!(spans.iter().all(|s| s.start <= s.end && s.end <= x.rows()), "spans of rows");
         let (d, values) = (x.cols(), x.values());
         let mut y = self.take(spans.len() * d);
-        simd::for_row_blocks(y.as_mut(), d, |first, y| {
-            for (y, span) in y.chunks_exact_mut(d).zip(&spans[first..]) {
-                mean(y, &values[span.start * d..span.end * d]);
-            }
-        });
+        simd::for_row_blocks(
+            y.as_mut(),
+            d,
+            #[inline(always)]
+            |first, y| {
+                for (y, span) in y.chunks_exact_mut(d).zip(&spans[first..]) {
+                    mean(y, &values[span.start * d..span.end * d]);
+                }
+            },
+        );
         let backward = self.records(&[x], &[]).then(|| {
             Box::new(MeanRows { x: x.clone(), spans: spans.clone() }) as Box<dyn Backward>
         });
@@ -60,9 +65,13 @@ impl Exec<'_> {
 fn mean(y: &mut [f32], rows: &[f32]) {
     let d = y.len();
     y.fill(0.0);
-    rows.chunks_exact(d).for_each(|row| simd::add_assign(y, row));
+    for row in rows.chunks_exact(d) {
+        simd::add_assign(y, row);
+    }
     let share = d as f32 / rows.len().max(1) as f32;
-    y.iter_mut().for_each(|y| *y *= share);
+    for y in y.iter_mut() {
+        *y *= share;
+    }
 }
 
 struct MeanRows {
@@ -78,7 +87,9 @@ impl Backward for MeanRows {
         for (span, dy) in self.spans.iter().zip(dy.as_ref().chunks_exact(d)) {
             let share = 1.0 / span.len().max(1) as f32;
             for dx in dx.as_mut()[span.start * d..span.end * d].chunks_exact_mut(d) {
-                dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy * share);
+                for (dx, dy) in dx.iter_mut().zip(dy) {
+                    *dx += dy * share;
+                }
             }
         }
         cx.give(input, dx);

@@ -50,7 +50,10 @@ impl Exec<'_> {
         let b = offsets.len() - 1;
         let mut y = self.take(b * d);
         y.as_mut().par_chunks_mut(d).enumerate().for_each(|(i, y)| {
-            vectorize(|| work.forward(i, y));
+            vectorize(
+                #[inline(always)]
+                || work.forward(i, y),
+            );
         });
         let backward = self.records(&[q, kv], &[]).then(|| Box::new(work) as Box<dyn Backward>);
         self.output((b, d), y, backward)
@@ -97,9 +100,13 @@ impl Probe {
         let (q, scale) = (&self.q.values()[head * c..][..c], 1.0 / (c as f32).sqrt());
         let mut p: Vec<f32> = self.tokens(i, head).map(|(k, _)| simd::dot(q, k) * scale).collect();
         let max = simd::max(&p);
-        p.iter_mut().for_each(|p| *p = math::exp(*p - max));
+        for p in p.iter_mut() {
+            *p = math::exp(*p - max);
+        }
         let inverse = 1.0 / simd::sum(&p);
-        p.iter_mut().for_each(|p| *p *= inverse);
+        for p in p.iter_mut() {
+            *p *= inverse;
+        }
         p
     }
 
@@ -109,7 +116,9 @@ impl Probe {
         let c = self.width() / self.heads;
         for (head, y) in y.chunks_exact_mut(c).enumerate() {
             for ((_, v), p) in self.tokens(i, head).zip(self.weights(i, head)) {
-                y.iter_mut().zip(v).for_each(|(y, v)| *y += p * v);
+                for (y, v) in y.iter_mut().zip(v) {
+                    *y += p * v;
+                }
             }
         }
     }
@@ -157,14 +166,21 @@ impl Backward for Probe {
             .into_par_iter()
             .zip(dy.as_ref().par_chunks_exact(d))
             .enumerate()
-            .map(|(i, (d_kv, dy))| vectorize(|| self.sequence_backward(i, dy, d_kv)))
+            .map(|(i, (d_kv, dy))| {
+                vectorize(
+                    #[inline(always)]
+                    || self.sequence_backward(i, dy, d_kv),
+                )
+            })
             .collect();
         if let Some(kv) = self.kv.node() {
             cx.give(kv, d_kv);
         }
         if let Some(q) = self.q.node() {
             let mut dq = cx.pool().zeros(d);
-            parts.iter().for_each(|part| simd::add_assign(dq.as_mut(), part));
+            for part in parts.iter() {
+                simd::add_assign(dq.as_mut(), part);
+            }
             cx.give(q, dq);
         }
     }

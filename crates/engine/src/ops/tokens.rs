@@ -33,17 +33,22 @@ impl Exec<'_> {
         let before = usize::from(class.is_some());
         let t = p + before;
         let mut y = self.take(b * t * d);
-        simd::for_row_blocks(y.as_mut(), d, |first, y| {
-            for (i, y) in y.chunks_exact_mut(d).enumerate() {
-                let (image, token) = ((first + i) / t, (first + i) % t);
-                let source = match class_token {
-                    Some(class) if token == 0 => class,
-                    Some(_) | None => &x[(image * p + token - before) * d..][..d],
-                };
-                y.copy_from_slice(source);
-                simd::add_assign(y, &table[token * d..(token + 1) * d]);
-            }
-        });
+        simd::for_row_blocks(
+            y.as_mut(),
+            d,
+            #[inline(always)]
+            |first, y| {
+                for (i, y) in y.chunks_exact_mut(d).enumerate() {
+                    let (image, token) = ((first + i) / t, (first + i) % t);
+                    let source = match class_token {
+                        Some(class) if token == 0 => class,
+                        Some(_) | None => &x[(image * p + token - before) * d..][..d],
+                    };
+                    y.copy_from_slice(source);
+                    simd::add_assign(y, &table[token * d..(token + 1) * d]);
+                }
+            },
+        );
         let own: Vec<_> = class.into_iter().chain([positions]).collect();
         let backward = self.records(&[patches], &own).then(|| {
             let node = ImageTokens { patches: patches.node(), class, positions, b, p, d };

@@ -246,7 +246,9 @@ impl Head<'_> {
             p[keys.end..].fill(0.0);
             ds[..keys.start].fill(0.0);
             ds[keys.end..].fill(0.0);
-            p.iter_mut().for_each(|p| *p *= inverse);
+            for p in p.iter_mut() {
+                *p *= inverse;
+            }
             let mean = simd::dot(ds, p);
             for (ds, p) in ds.iter_mut().zip(p) {
                 *ds = *p * (*ds - mean);
@@ -284,7 +286,9 @@ impl Head<'_> {
         let dq = &mut dq.as_mut()[block.start * c..];
         tiles.multiply((left, n), key_rows, (inner, 0..c), |r, first, sums| {
             let to = &mut dq[r * c + first..][..sums.len().min(c - first)];
-            to.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum * scale);
+            for (to, sum) in to.iter_mut().zip(sums) {
+                *to = sum * scale;
+            }
         });
     }
 
@@ -310,7 +314,9 @@ impl Head<'_> {
             let inner = 0..n.div_ceil(tiles.per_word());
             tiles.multiply((left, keys.len()), block_rows, (inner, 0..c), |r, first, sums| {
                 let to = &mut sum[r * c + first..][..sums.len().min(c - first)];
-                to.iter_mut().zip(sums).for_each(|(to, sum)| *to += factor * sum);
+                for (to, sum) in to.iter_mut().zip(sums) {
+                    *to += factor * sum;
+                }
             });
         }
     }

@@ -121,7 +121,10 @@ impl<'a> Head<'a> {
     ) {
         let (d, c, column) = (self.work.d, self.work.c(), self.column());
         if self.keys.is_empty() {
-            return out.chunks_exact_mut(d).for_each(|row| row[column..column + c].fill(0.0));
+            for row in out.chunks_exact_mut(d) {
+                row[column..column + c].fill(0.0);
+            }
+            return;
         }
         self.pack_keys(tiles, scratch);
         let tokens = self.unit.start + self.keys.start..self.unit.start + self.keys.end;
@@ -140,7 +143,9 @@ impl<'a> Head<'a> {
             let out = &mut out[(block.start - self.unit.positions.start) * d..];
             tiles.multiply((left, block.len()), values, (inner, 0..c), |r, first, sums| {
                 let to = &mut out[r * d + column + first..][..sums.len().min(c - first)];
-                to.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum * inverse[r]);
+                for (to, sum) in to.iter_mut().zip(sums) {
+                    *to = sum * inverse[r];
+                }
             });
         }
     }
@@ -203,7 +208,9 @@ impl<'a> Head<'a> {
             match &self.work.spec.rotary {
                 Some(table) => {
                     table.turn(to, from, position + i, 1.0);
-                    to.iter_mut().for_each(|x| *x *= factor);
+                    for x in to.iter_mut() {
+                        *x *= factor;
+                    }
                 }
                 None => to.iter_mut().zip(from).for_each(|(to, x)| *to = x * factor),
             }
@@ -241,7 +248,9 @@ impl<'a> Head<'a> {
                 None => copy_vectors::<K, f32>(to, sums),
                 Some(bias) => {
                     let bias = bias.row(self.head, block.start + r, self.keys.start + first);
-                    to.iter_mut().zip(sums).zip(bias).for_each(|((to, s), b)| *to = s + b);
+                    for ((to, s), b) in to.iter_mut().zip(sums).zip(bias) {
+                        *to = s + b;
+                    }
                 }
             }
         });
