@@ -150,11 +150,15 @@ def columns(d, m):
     return [d[:B]] + [d[B + k :: m] for k in range(m)]
 
 
+def own_best(scores):
+    return (scores.argmax(dim=1) == 0).double().mean().item()
+
+
 def margin_mse(q, d, scalars, batch, settings):
     scores, teacher = candidates(q, d, batch["m"]), batch["teacher"]
     margins = scalars[0].exp() * (scores[:, :1] - scores[:, 1:])
     loss = ((margins - (teacher[:, :1] - teacher[:, 1:])) ** 2).mean()
-    return loss, accuracy(scores)
+    return loss, own_best(scores)
 
 
 def kl(q, d, scalars, batch, settings):
@@ -162,7 +166,7 @@ def kl(q, d, scalars, batch, settings):
     scores = candidates(q, d, batch["m"])
     p = torch.softmax(batch["teacher"] / teacher, dim=1)
     log_q = torch.log_softmax(scores / student, dim=1)
-    return student**2 * (p * (p.log() - log_q)).sum() / B, accuracy(scores)
+    return student**2 * (p * (p.log() - log_q)).sum() / B, own_best(scores)
 
 
 def concordance(scores, grades):
@@ -213,6 +217,11 @@ def ranking(scale, reduction=None):
     )
 
 
+def sums(settings):
+    """Theirs is the mean of both directions where Jina's is the sum."""
+    return 2 if settings["reduction"] == "symmetric_sum" else 1
+
+
 class Given(torch.nn.Module):
     """A model whose embeddings are its inputs."""
 
@@ -245,8 +254,8 @@ def their_losses(kind, scalars, batch, settings):
     lists = lambda q, d: [q, *columns(d, m)]
     plain = batch["mask"] == "none" and settings.get("negatives") != "own"
     if kind == "info_nce" and plain:
-        factor = 2 if settings["reduction"] == "symmetric_sum" else 1
-        yield lambda q, d: factor * ranking(scale, settings["reduction"]).compute_loss_from_embeddings(lists(q, d), None)
+        loss, factor = ranking(scale, settings["reduction"]), sums(settings)
+        yield lambda q, d: factor * loss.compute_loss_from_embeddings(lists(q, d), None)
         if m == 0 and settings["reduction"] == "symmetric_mean":
             yield lambda q, d: ClipLoss()(q, d, scale)
     if kind == "joint" and plain:
@@ -268,7 +277,7 @@ def their_losses(kind, scalars, batch, settings):
         loss = st.CosineSimilarityLoss(None, loss_fct=WideMse())
         yield lambda q, d: loss.compute_loss_from_embeddings([q, d[:B]], batch["grades"])
     if kind == "matryoshka" and settings["inner"]["kind"] == "info_nce" and plain:
-        yield lambda q, d: their_matryoshka(q, d, scale, batch, settings)
+        yield lambda q, d: sums(settings["inner"]) * their_matryoshka(q, d, scale, batch, settings)
 
 
 def across_rows(rows, gradient):
