@@ -344,7 +344,8 @@ def contrastive_cases(make):
         for negatives in ("all", "own")
         for mask in ("none", "ids", "ids_and_teacher")
     )
-    yield from (make("joint", [CLIP], m, mask) for m in (0, 1, M) for mask in ("none", "ids", "ids_and_teacher"))
+    # A small scale, so that every pair counts in the denominator.
+    yield from (make("joint", [1.0], m, mask) for m in (0, 1, M) for mask in ("none", "ids", "ids_and_teacher"))
     yield from (
         make("sigmoid", [log_scale, -2.0], mask=mask, negatives="all")
         for log_scale in (CLIP, HARD)
