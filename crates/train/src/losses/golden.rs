@@ -58,8 +58,8 @@ pub(super) fn free(name: &'static str) -> LossScalar {
     LossScalar { name, init: 0.0, min: f32::MIN, max: f32::MAX, learned: true }
 }
 
-/// Compares a kind of loss with its reference: gradients within 2e-5 of the largest, since the
-/// reference is f64 and logits reach 100; the loss within 1e-6 of itself.
+/// Compares a kind of loss with its reference: gradients within 3e-6 of the largest, since ours
+/// are of f32 (1e-6 was seen where logits reach 100); the loss within 1e-6 of itself.
 #[track_caller]
 pub(super) fn check_golden(kind: &str, n_cases: usize, loss: impl Fn(&Settings) -> Box<dyn Loss>) {
     let golden: Golden =
@@ -125,8 +125,8 @@ fn check(case: &Case, found: &Outcome) {
     let name = format!("{} m = {} mask = {}", case.kind, case.n_negatives, case.mask);
     assert!(off < 1e-6 * case.loss.abs(), "{name}: {} {}", found.loss, case.loss);
     assert!((found.accuracy - case.accuracy).abs() < 1e-12, "{name}: {}", found.accuracy);
-    assert_close(found.d_queries.values(), &case.d_queries, 2e-5);
-    assert_close(found.d_documents.values(), &case.d_documents, 2e-5);
+    assert_close(found.d_queries.values(), &case.d_queries, 3e-6);
+    assert_close(found.d_documents.values(), &case.d_documents, 3e-6);
     assert_scalars_close(&found.d_scalars, &case.d_scalars, 1e-5);
 }
 
