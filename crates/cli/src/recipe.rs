@@ -13,7 +13,7 @@ use conjoin_input::{Augment, CropRange};
 use conjoin_model::Model;
 use conjoin_train::{
     AdamWConfig, CheckpointConfig, ChunkConfig, Chunking, Decay, LossConfig, LrMultiplier,
-    PrefetchConfig, Reduction, ScalarConfig, ScheduleConfig, TrainConfig,
+    Negatives, PrefetchConfig, Reduction, ScalarConfig, ScheduleConfig, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -164,6 +164,7 @@ impl Plan {
             clip_norm: Some(1.0),
             loss: LossConfig::InfoNce {
                 reduction: Reduction::SymmetricMean,
+                negatives: Negatives::All,
                 log_scale: ScalarConfig::clip_log_scale(),
             },
             checkpoint: CheckpointConfig { every_steps: None, every_seconds: Some(60) },

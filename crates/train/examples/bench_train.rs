@@ -6,8 +6,8 @@ use std::{io::Write, time::Instant};
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed};
 use conjoin_train::{
-    AdamW, AdamWConfig, FalseNegatives, InfoNce, LossScalar, PairLoss, Pairs, Reduction, Sampler,
-    SamplerConfig, Sigmoid, grad_norm,
+    AdamW, AdamWConfig, Batch, FalseNegatives, InfoNce, Labels, Loss, LossScalar, Reduction,
+    Sampler, SamplerConfig, Sigmoid, grad_norm,
 };
 use rand::Rng as _;
 
@@ -38,7 +38,7 @@ fn scalar(name: &'static str, init: f32) -> LossScalar {
 fn time_losses(out: &mut impl Write) -> std::io::Result<()> {
     let info_nce = InfoNce::new(Reduction::SymmetricMean, scalar("log_scale", 2.659));
     let sigmoid = Sigmoid::new(scalar("log_scale", 2.303), scalar("bias", -10.0));
-    let losses: [(&str, &dyn PairLoss, &[f32]); 2] =
+    let losses: [(&str, &dyn Loss, &[f32]); 2] =
         [("info_nce", &info_nce, &[2.659]), ("sigmoid", &sigmoid, &[2.303, -10.0])];
     for (name, loss, scalars) in losses {
         for b in [256, 1_024, 4_096] {
@@ -47,8 +47,9 @@ fn time_losses(out: &mut impl Write) -> std::io::Result<()> {
             let masks =
                 [("none", FalseNegatives::none()), ("5 %", FalseNegatives::by_ids(&[&ids]))];
             for (masked, same) in &masks {
-                let pairs = Pairs { queries: &q, documents: &d, false_negatives: same };
-                let ms = 1e3 * fastest_seconds(15, || drop(loss.evaluate(pairs, scalars)));
+                let labels = Labels::None;
+                let batch = Batch { queries: &q, documents: &d, false_negatives: same, labels };
+                let ms = 1e3 * fastest_seconds(15, || drop(loss.evaluate(batch, scalars)));
                 writeln!(
                     out,
                     "{{\"loss\": \"{name}\", \"b\": {b}, \"e\": {E}, \"repeated\": \"{masked}\", \

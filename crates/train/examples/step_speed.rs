@@ -26,7 +26,7 @@ use conjoin_model::{
     EncoderInput, EncoderSpec, ImageSpec, ImageTower, NameMap, Pooling, TextTower,
 };
 use conjoin_train::{
-    AdamW, AdamWConfig, Chunking, FalseNegatives, InfoNce, LossScalar, PairLoss, Reduction,
+    AdamW, AdamWConfig, Chunking, FalseNegatives, InfoNce, Loss, LossScalar, Reduction,
     ScalarConfig, Side, step,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -152,7 +152,7 @@ impl Training {
     fn step(&mut self, texts: &[&Vec<u32>], images: &[&Pixels]) -> Result<f64, Failed> {
         let queries = self.text.side(texts, self.chunk);
         let documents = self.image.side(images, self.chunk);
-        let loss: &dyn PairLoss = &self.loss;
+        let loss: &dyn Loss = &self.loss;
         let told = step(queries, documents, &FalseNegatives::none(), loss, &self.scale.value)?;
         self.text.update();
         self.image.update();

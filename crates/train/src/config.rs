@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     adamw::AdamWConfig,
     error::{ConfigError, ConfigFault},
-    losses::{InfoNce, LossScalar, PairLoss, Reduction, Sigmoid},
+    losses::{
+        CoSent, Cosine, InfoNce, Joint, KlDistillation, LabelKind, Loss, LossScalar, MarginMse,
+        Matryoshka, MatryoshkaDim, Negatives, Reduction, Sigmoid, Temperatures, WeightedInfoNce,
+    },
     schedule::ScheduleConfig,
 };
 
@@ -82,7 +85,7 @@ pub struct PrefetchConfig {
     pub ahead: usize,
 }
 
-/// The loss between texts (queries) and images (documents).
+/// The loss between queries (texts) and documents (images).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LossConfig {
@@ -92,6 +95,24 @@ pub enum LossConfig {
         reduction: Reduction,
         /// The logarithm of the scale `1/τ`.
         log_scale: ScalarConfig,
+        /// Which hard negatives a query is told apart from; all when left out.
+        #[serde(default)]
+        negatives: Negatives,
+    },
+    /// See [`WeightedInfoNce`]. Needs grades.
+    WeightedInfoNce {
+        /// How the two directions become one number.
+        reduction: Reduction,
+        /// The logarithm of the scale `1/τ`.
+        log_scale: ScalarConfig,
+        /// Which hard negatives a query is told apart from; all when left out.
+        #[serde(default)]
+        negatives: Negatives,
+    },
+    /// See [`Joint`].
+    Joint {
+        /// The logarithm of the scale `1/τ`.
+        log_scale: ScalarConfig,
     },
     /// See [`Sigmoid`].
     Sigmoid {
@@ -99,6 +120,33 @@ pub enum LossConfig {
         log_scale: ScalarConfig,
         /// Added to every logit.
         bias: ScalarConfig,
+        /// Which hard negatives a query is judged with; all when left out.
+        #[serde(default)]
+        negatives: Negatives,
+    },
+    /// See [`MarginMse`]. Needs a teacher's scores.
+    MarginMse {
+        /// The logarithm of the factor on inner products; 0 in GPL.
+        log_scale: ScalarConfig,
+    },
+    /// See [`KlDistillation`]. Needs a teacher's scores.
+    Kl {
+        /// What scores are divided by, above 0.
+        temperatures: Temperatures,
+    },
+    /// See [`CoSent`]. Needs grades.
+    Cosent {
+        /// The logarithm of the scale `1/τ`; ln 20 in sentence-transformers.
+        log_scale: ScalarConfig,
+    },
+    /// See [`Cosine`]. Needs grades.
+    Cosine {},
+    /// See [`Matryoshka`].
+    Matryoshka {
+        /// The widths, at least one, each once.
+        dims: Vec<MatryoshkaDim>,
+        /// The loss at each width; any but this one.
+        loss: Box<LossConfig>,
     },
 }
 
@@ -123,6 +171,13 @@ impl ScalarConfig {
         Self { init: (1.0_f32 / 0.07).ln(), min: 0.0, max: 100.0_f32.ln(), learned: true }
     }
 
+    fn check(&self, path: &str, faults: &mut Faults) {
+        let Self { init, min, max, .. } = *self;
+        let finite = init.is_finite() && min.is_finite() && max.is_finite();
+        let in_range = finite && min <= init && init <= max;
+        faults.need(&format!("{path}.init"), init, in_range, "between its `min` and `max`");
+    }
+
     fn named(&self, name: &'static str) -> LossScalar {
         let Self { init, min, max, learned } = *self;
         LossScalar { name, init, min, max, learned }
@@ -131,23 +186,74 @@ impl ScalarConfig {
 
 impl LossConfig {
     /// The loss itself.
+    ///
+    /// # Panics
+    /// When [`Self::Matryoshka`] has no width or a width of zero, which [`TrainConfig::check`] tells.
     #[must_use]
-    pub fn build(&self) -> Box<dyn PairLoss> {
+    pub fn build(&self) -> Box<dyn Loss> {
         match self {
-            Self::InfoNce { reduction, log_scale } => {
-                Box::new(InfoNce::new(*reduction, log_scale.named("log_scale")))
+            Self::InfoNce { reduction, log_scale, negatives } => {
+                Box::new(info_nce(*reduction, log_scale, *negatives))
             }
-            Self::Sigmoid { log_scale, bias } => {
-                Box::new(Sigmoid::new(log_scale.named("log_scale"), bias.named("bias")))
+            Self::WeightedInfoNce { reduction, log_scale, negatives } => {
+                Box::new(WeightedInfoNce::new(info_nce(*reduction, log_scale, *negatives)))
+            }
+            Self::Joint { log_scale } => Box::new(Joint::new(log_scale.named("log_scale"))),
+            Self::Sigmoid { log_scale, bias, negatives } => Box::new(
+                Sigmoid::new(log_scale.named("log_scale"), bias.named("bias"))
+                    .with_negatives(*negatives),
+            ),
+            Self::MarginMse { log_scale } => Box::new(MarginMse::new(log_scale.named("log_scale"))),
+            Self::Kl { temperatures } => Box::new(KlDistillation::new(*temperatures)),
+            Self::Cosent { log_scale } => Box::new(CoSent::new(log_scale.named("log_scale"))),
+            Self::Cosine {} => Box::new(Cosine),
+            Self::Matryoshka { dims, loss } => {
+                Box::new(Matryoshka::new(dims.clone(), loss.build()))
             }
         }
     }
 
-    fn scalars(&self) -> Vec<(&'static str, &ScalarConfig)> {
+    fn check(&self, path: &str, faults: &mut Faults) {
         match self {
-            Self::InfoNce { log_scale, .. } => vec![("log_scale", log_scale)],
-            Self::Sigmoid { log_scale, bias } => vec![("log_scale", log_scale), ("bias", bias)],
+            Self::InfoNce { log_scale, .. }
+            | Self::WeightedInfoNce { log_scale, .. }
+            | Self::Joint { log_scale }
+            | Self::MarginMse { log_scale }
+            | Self::Cosent { log_scale } => log_scale.check(&format!("{path}.log_scale"), faults),
+            Self::Sigmoid { log_scale, bias, .. } => {
+                log_scale.check(&format!("{path}.log_scale"), faults);
+                bias.check(&format!("{path}.bias"), faults);
+            }
+            Self::Kl { temperatures: Temperatures { student, teacher } } => {
+                for (name, value) in [("student", *student), ("teacher", *teacher)] {
+                    let key = format!("{path}.temperatures.{name}");
+                    faults.need(&key, value, positive(value.into()), "a number above 0");
+                }
+            }
+            Self::Cosine {} => {}
+            Self::Matryoshka { dims, loss } => {
+                check_dims(dims, &format!("{path}.dims"), faults);
+                let nested = matches!(**loss, Self::Matryoshka { .. });
+                let key = format!("{path}.loss.kind");
+                faults.need(&key, "matryoshka", !nested, "another loss");
+                loss.check(&format!("{path}.loss"), faults);
+            }
         }
+    }
+}
+
+fn info_nce(reduction: Reduction, log_scale: &ScalarConfig, negatives: Negatives) -> InfoNce {
+    InfoNce::new(reduction, log_scale.named("log_scale")).with_negatives(negatives)
+}
+
+fn check_dims(dims: &[MatryoshkaDim], path: &str, faults: &mut Faults) {
+    faults.need(path, "empty", !dims.is_empty(), "one width or more");
+    for (i, MatryoshkaDim { dim, weight }) in dims.iter().enumerate() {
+        let fresh = dims[..i].iter().all(|before| before.dim != *dim);
+        let (key, fits) = (format!("{path}.{i}.dim"), *dim >= 1 && fresh);
+        faults.need(&key, dim, fits, "at least 1, and each width once");
+        let key = format!("{path}.{i}.weight");
+        faults.need(&key, weight, positive(*weight), "a number above 0");
     }
 }
 
@@ -204,12 +310,19 @@ impl TrainConfig {
     }
 
     fn check_loss(&self, faults: &mut Faults) {
-        for (name, scalar) in self.loss.scalars() {
-            let ScalarConfig { init, min, max, .. } = *scalar;
-            let finite = init.is_finite() && min.is_finite() && max.is_finite();
-            let key = format!("loss.{name}.init");
-            let in_range = finite && min <= init && init <= max;
-            faults.need(&key, init, in_range, "between its `min` and `max`");
+        let n_before = faults.0.len();
+        self.loss.check("loss", faults);
+        if faults.0.len() == n_before {
+            let loss = self.loss.build();
+            // Batches of the trainer are pairs without labels and without hard negatives.
+            let needs = loss.needs();
+            let without = needs == LabelKind::None && loss.min_negatives() == 0;
+            let found = match needs {
+                LabelKind::None => "one of hard negatives",
+                LabelKind::Grades => "one of grades",
+                LabelKind::TeacherScores => "one of a teacher's scores",
+            };
+            faults.need("loss.kind", found, without, "a loss of pairs alone");
         }
     }
 
@@ -278,6 +391,81 @@ mod tests {
              `optimizer.betas.1` is 1, it must be at least 0 and below 1; \
              `checkpoint.every_steps` is 0, it must be at least 1"
         );
+    }
+
+    fn scalar() -> ScalarConfig {
+        ScalarConfig::clip_log_scale()
+    }
+
+    #[test]
+    fn tells_the_faults_of_a_loss_by_their_keys() {
+        let faults = |loss| {
+            let config = TrainConfig { loss, ..config() };
+            config.check().unwrap_err().to_string()
+        };
+        let temperatures = Temperatures { student: 0.0, teacher: f32::INFINITY };
+        assert_eq!(
+            faults(LossConfig::Kl { temperatures }),
+            "`loss.temperatures.student` is 0, it must be a number above 0; \
+             `loss.temperatures.teacher` is inf, it must be a number above 0"
+        );
+        let wrong = ScalarConfig { init: 9.0, ..scalar() };
+        let dims = [(8, 1.0), (0, 1.0), (8, -1.0)];
+        let dims = dims.map(|(dim, weight)| MatryoshkaDim { dim, weight }).to_vec();
+        let loss = Box::new(LossConfig::Joint { log_scale: wrong });
+        assert_eq!(
+            faults(LossConfig::Matryoshka { dims, loss }),
+            "`loss.dims.1.dim` is 0, it must be at least 1, and each width once; \
+             `loss.dims.2.dim` is 8, it must be at least 1, and each width once; \
+             `loss.dims.2.weight` is -1, it must be a number above 0; \
+             `loss.loss.log_scale.init` is 9, it must be between its `min` and `max`"
+        );
+        let nested = LossConfig::Matryoshka { dims: Vec::new(), loss: Box::new(config().loss) };
+        let dims = vec![MatryoshkaDim { dim: 8, weight: 1.0 }];
+        assert_eq!(
+            faults(LossConfig::Matryoshka { dims, loss: Box::new(nested) }),
+            "`loss.loss.kind` is matryoshka, it must be another loss; \
+             `loss.loss.dims` is empty, it must be one width or more"
+        );
+        assert_eq!(
+            faults(LossConfig::Cosine {}),
+            "`loss.kind` is one of grades, it must be a loss of pairs alone"
+        );
+    }
+
+    #[test]
+    fn every_loss_is_written_and_read_back() {
+        let (log_scale, bias, negatives) = (scalar(), scalar(), Negatives::Own);
+        let reduction = Reduction::OneWay;
+        let dims = vec![MatryoshkaDim { dim: 8, weight: 0.5 }];
+        let temperatures = Temperatures { student: 0.05, teacher: 1.0 };
+        let info_nce = LossConfig::InfoNce { reduction, log_scale: scalar(), negatives };
+        let losses = [
+            (LossConfig::WeightedInfoNce { reduction, log_scale, negatives }, "weighted_info_nce"),
+            (LossConfig::Joint { log_scale: scalar() }, "joint"),
+            (LossConfig::Sigmoid { log_scale: scalar(), bias, negatives }, "sigmoid"),
+            (LossConfig::MarginMse { log_scale: scalar() }, "margin_mse"),
+            (LossConfig::Kl { temperatures }, "kl"),
+            (LossConfig::Cosent { log_scale: scalar() }, "cosent"),
+            (LossConfig::Cosine {}, "cosine"),
+            (LossConfig::Matryoshka { dims, loss: Box::new(info_nce.clone()) }, "matryoshka"),
+            (info_nce, "info_nce"),
+        ];
+        for (loss, kind) in losses {
+            let mut json = serde_json::to_value(&loss).unwrap();
+            assert_eq!(json["kind"], kind);
+            assert_eq!(serde_json::from_value::<LossConfig>(json.clone()).unwrap(), loss);
+            json["biass"] = 1.into();
+            let error = serde_json::from_value::<LossConfig>(json).unwrap_err().to_string();
+            assert!(error.contains("unknown field `biass`"), "{kind}: {error}");
+        }
+    }
+
+    #[test]
+    fn all_hard_negatives_count_when_not_told() {
+        let mut json = serde_json::to_value(config().loss).unwrap();
+        json.as_object_mut().unwrap().remove("negatives").unwrap();
+        assert_eq!(serde_json::from_value::<LossConfig>(json).unwrap(), config().loss);
     }
 
     #[test]

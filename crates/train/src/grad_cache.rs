@@ -17,7 +17,7 @@ use conjoin_core::{Embeddings, Gradients, Tower};
 use crate::{
     config::Chunking,
     error::StepError,
-    losses::{FalseNegatives, PairLoss, PairOutcome, Pairs},
+    losses::{Batch, FalseNegatives, Labels, Loss, Outcome},
 };
 
 /// The inputs of one side of a batch, embedded.
@@ -122,7 +122,7 @@ pub struct StepOutcome {
     pub loss: f64,
     /// Share of queries whose own document scores highest.
     pub accuracy: f64,
-    /// `dL/dscalar`, in the order of [`PairLoss::scalars`].
+    /// `dL/dscalar`, in the order of [`Loss::scalars`].
     pub d_scalars: Vec<f64>,
 }
 
@@ -134,19 +134,21 @@ pub struct StepOutcome {
 /// When a tower refuses an input.
 ///
 /// # Panics
-/// When the sides have different numbers of inputs, or none, or a chunk is zero.
+/// When the documents are not one or more for each query, there is no query, a chunk is zero, or the
+/// loss needs labels.
 pub fn step<Q: Tower, D: Tower>(
     queries: Side<'_, Q>,
     documents: Side<'_, D>,
     false_negatives: &FalseNegatives,
-    loss: &dyn PairLoss,
+    loss: &dyn Loss,
     scalars: &[f32],
 ) -> Result<StepOutcome, StepError> {
     let q = embed_chunks(queries.tower, queries.inputs, queries.chunking)?;
     let d = embed_chunks(documents.tower, documents.inputs, documents.chunking)?;
-    let pairs = Pairs { queries: q.embeddings(), documents: d.embeddings(), false_negatives };
-    let PairOutcome { loss, accuracy, d_queries, d_documents, d_scalars } =
-        loss.evaluate(pairs, scalars);
+    let (q_rows, d_rows) = (q.embeddings(), d.embeddings());
+    let batch = Batch { queries: q_rows, documents: d_rows, false_negatives, labels: Labels::None };
+    let Outcome { loss, accuracy, d_queries, d_documents, d_scalars } =
+        loss.evaluate(batch, scalars);
     if loss.is_finite() {
         q.backward_chunks(&d_queries, queries.gradients)?;
         d.backward_chunks(&d_documents, documents.gradients)?;

@@ -43,7 +43,9 @@ pub use grad_cache::{Embedded, Side, StepOutcome, embed_chunks, step};
 pub use journal::{JOURNAL_FILE, StepLog};
 pub use lora::{Lora, LoraConfig, LoraTarget};
 pub use losses::{
-    FalseNegatives, InfoNce, LossScalar, PairLoss, PairOutcome, Pairs, Reduction, Sigmoid,
+    Aspect, Batch, CoSent, Cosine, FalseNegatives, InfoNce, Joint, KlDistillation, LabelKind,
+    Labels, Loss, LossScalar, MarginMse, Matryoshka, MatryoshkaDim, Negatives, Outcome, Reduction,
+    Sigmoid, Temperatures, WeightedInfoNce,
 };
 pub use plateau::{EarlyStop, EarlyStopConfig, EvaluationPoint, PlateauConfig};
 pub use prefetch::{Batches, prefetch};

@@ -10,11 +10,11 @@ use conjoin_core::{Gradients, Parameter};
 
 use crate::{
     adamw::{AdamW, AdamWConfig},
-    losses::PairLoss,
+    losses::Loss,
 };
 
 pub(crate) struct Task {
-    pub(crate) loss: Box<dyn PairLoss>,
+    pub(crate) loss: Box<dyn Loss>,
     /// The loss's scalars: without decay, frozen where they are not learned.
     pub(crate) scalars: Vec<Parameter>,
     pub(crate) gradients: Gradients,
@@ -23,7 +23,7 @@ pub(crate) struct Task {
 
 impl Task {
     /// A task whose scalars are called `loss.NAME.SCALAR`.
-    pub(crate) fn new(name: &str, loss: Box<dyn PairLoss>, config: &AdamWConfig) -> Self {
+    pub(crate) fn new(name: &str, loss: Box<dyn Loss>, config: &AdamWConfig) -> Self {
         let scalars: Vec<Parameter> = loss
             .scalars()
             .iter()

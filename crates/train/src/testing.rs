@@ -14,7 +14,7 @@ use crate::{
         CheckpointConfig, ChunkConfig, Chunking, LossConfig, PrefetchConfig, ScalarConfig,
         TrainConfig,
     },
-    losses::Reduction,
+    losses::{Negatives, Reduction},
     schedule::{Decay, ScheduleConfig},
     selection::LrMultiplier,
     trainer::{PairBatch, PairSource, Reject},
@@ -259,6 +259,7 @@ pub(crate) fn config() -> TrainConfig {
         clip_norm: Some(1.0),
         loss: LossConfig::InfoNce {
             reduction: Reduction::SymmetricMean,
+            negatives: Negatives::All,
             log_scale: ScalarConfig::clip_log_scale(),
         },
         checkpoint: CheckpointConfig { every_steps: None, every_seconds: None },

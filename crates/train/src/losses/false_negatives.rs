@@ -1,84 +1,217 @@
 //! Which pairs of a batch must not count as negatives.
 //!
-//! In:  one id per row and aspect (text, image, group). Out: for two rows, whether any aspect is
-//!      equal.
+//! In:  ids of what queries and documents show, by aspect (text, image, group); a teacher's scores.
+//! Out: for two of the batch, whether they are left out.
 //! Not here: arranging batches so that few of them occur (`sampler`).
+//! Source: Moreira et al. 2024 (NV-Retriever), TopK-PercPos, for the teacher's rule.
 
 use std::collections::HashMap;
 
-/// The rows of a batch that show the same thing.
+/// Ids of what the things of a batch show, in one respect.
 ///
-/// Two different rows with an equal id in any aspect are not negatives of each other: the same
-/// caption fits both images, or the same image fits both captions.
+/// # Shapes
+/// - `queries`: `[b]`; what query `i`, or its own document, shows
+/// - `documents`: `[b·(1+m)]`, or empty: own documents show what their queries do, and hard
+///   negatives are compared with nothing
+#[derive(Debug, Clone, Copy)]
+pub struct Aspect<'a> {
+    /// The ids on the queries' side. Equal ids: what fits one query fits the other.
+    pub queries: &'a [u64],
+    /// The ids of the documents. Equal to a query's: the document fits that query.
+    pub documents: &'a [u64],
+}
+
+/// The pairs of a batch that are no negatives although they do not belong together.
+///
+/// Query `i` and a document that is not its own are left out when their ids are equal in any aspect:
+/// the same caption fits both images, or a hard negative is the own document once more.
 #[derive(Debug, Clone, Default)]
 pub struct FalseNegatives {
-    aspects: Vec<Vec<u64>>,
-    repeated: Vec<bool>,
+    aspects: Vec<Ids>,
+    /// Hard negatives that their own query leaves out, `[b, m]`.
+    own: Vec<bool>,
+    n_queries: usize,
+    /// Rows with anything to leave out, per [`Between`], `[b]` each.
+    marked: [Vec<bool>; 3],
+}
+
+#[derive(Debug, Clone)]
+struct Ids {
+    queries: Vec<u64>,
+    /// Of own documents, then, where known, of hard negatives.
+    documents: Vec<u64>,
+}
+
+/// The two sides that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Between {
+    /// Query `i` and document `j`.
+    QueriesAndDocuments,
+    /// Query `i` and query `j`.
+    Queries,
+    /// Query `i`'s own document and document `j`.
+    Documents,
 }
 
 impl FalseNegatives {
-    /// Every other row is a negative.
+    /// Every other document is a negative.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Compares rows by each aspect's ids, `[b]` each; aspects without ids are left out.
+    /// Compares pairs by each aspect's ids, `[b]` each; aspects without ids are left out. Hard
+    /// negatives are compared with nothing.
     ///
     /// # Panics
-    /// When two aspects have ids for different numbers of rows.
+    /// When two aspects have ids for different numbers of pairs.
     #[must_use]
     pub fn by_ids(aspects: &[&[u64]]) -> Self {
-        let aspects: Vec<Vec<u64>> =
-            aspects.iter().filter(|ids| !ids.is_empty()).map(|ids| ids.to_vec()).collect();
-        let b = aspects.first().map_or(0, Vec::len);
-        let mut repeated = vec![false; b];
-        for ids in &aspects {
-            assert_eq!(ids.len(), b, "every aspect has one id per row");
-            mark_repeated(ids, &mut repeated);
-        }
-        Self { aspects, repeated }
+        let aspects: Vec<Aspect<'_>> =
+            aspects.iter().map(|queries| Aspect { queries, documents: &[] }).collect();
+        Self::by_aspects(&aspects)
     }
 
-    /// Whether `row` shares an id with another row.
-    #[must_use]
-    pub fn any_in_row(&self, row: usize) -> bool {
-        self.repeated.get(row).copied().unwrap_or(false)
-    }
-
-    /// Whether rows `i` and `j` are different rows with an equal id.
+    /// Compares queries and documents by each aspect's ids; aspects without ids are left out.
     ///
     /// # Panics
-    /// When ids were given and a row is out of range.
+    /// When two aspects have ids for different numbers of queries, or documents' ids are not a
+    /// multiple of the queries'.
     #[must_use]
-    pub fn contains(&self, i: usize, j: usize) -> bool {
-        i != j && self.aspects.iter().any(|ids| ids[i] == ids[j])
+    pub fn by_aspects(aspects: &[Aspect<'_>]) -> Self {
+        let aspects: Vec<Ids> = aspects
+            .iter()
+            .filter(|aspect| !aspect.queries.is_empty())
+            .map(|Aspect { queries, documents }| {
+                let documents = if documents.is_empty() { queries } else { documents };
+                Ids { queries: queries.to_vec(), documents: documents.to_vec() }
+            })
+            .collect();
+        let n_queries = aspects.first().map_or(0, |ids| ids.queries.len());
+        let mut marked = [const { Vec::new() }; 3];
+        marked.iter_mut().for_each(|rows| rows.resize(n_queries, false));
+        for ids in &aspects {
+            assert_eq!(ids.queries.len(), n_queries, "every aspect has one id per query");
+            assert!(ids.documents.len().is_multiple_of(n_queries), "ids of 1+m documents a query");
+            ids.mark(&mut marked);
+        }
+        Self { aspects, own: Vec::new(), n_queries, marked }
     }
 
-    /// Number of ordered pairs that do not count as negatives; quadratic, for small batches.
+    /// Leaves out, for its own query only, each hard negative that a teacher scores above a share of
+    /// the own document's score: above `own - |own| · (1 - share)`, which is `share · own` where
+    /// scores are positive. NV-Retriever takes a share of 0.95.
+    ///
+    /// # Shapes
+    /// `scores`: `[b, 1+m]`, own documents first
+    ///
+    /// # Panics
+    /// When the scores are not whole rows, or the ids are of another number of queries.
+    #[must_use]
+    pub fn with_teacher(mut self, scores: &[f32], n_queries: usize, share: f32) -> Self {
+        let whole = n_queries > 0 && !scores.is_empty() && scores.len().is_multiple_of(n_queries);
+        assert!(whole, "{} scores for {n_queries} queries", scores.len());
+        assert!(self.fits(n_queries), "{} ids for {n_queries} queries", self.n_queries);
+        self.n_queries = n_queries;
+        self.marked.iter_mut().for_each(|rows| rows.resize(n_queries, false));
+        let rows = scores.chunks_exact(scores.len() / n_queries);
+        for (row, mark) in rows.zip(&mut self.marked[Between::QueriesAndDocuments as usize]) {
+            let threshold = row[0] - row[0].abs() * (1.0 - share);
+            self.own.extend(row[1..].iter().map(|score| *score > threshold));
+            *mark |= row[1..].iter().any(|score| *score > threshold);
+        }
+        self
+    }
+
+    /// Whether query `row` leaves out any document.
+    #[must_use]
+    pub fn any_in_row(&self, row: usize) -> bool {
+        self.any(Between::QueriesAndDocuments, row)
+    }
+
+    /// Whether query `i` leaves out document `j`, which is not its own.
+    ///
+    /// # Panics
+    /// When ids were given and `i` is out of range.
+    #[must_use]
+    pub fn contains(&self, i: usize, j: usize) -> bool {
+        self.leaves_out(Between::QueriesAndDocuments, i, j)
+    }
+
+    /// Number of pairs of a query and an own document or a hard negative with an id that do not
+    /// count as negatives; quadratic, for small batches.
     #[must_use]
     pub fn count(&self) -> usize {
-        let rows = 0..self.repeated.len();
-        rows.clone()
-            .filter(|&i| self.repeated[i])
-            .map(|i| rows.clone().filter(|&j| self.contains(i, j)).count())
+        let n_documents = self.aspects.iter().map(|ids| ids.documents.len()).max().unwrap_or(0);
+        let n_documents = n_documents.max(self.n_queries + self.own.len());
+        (0..self.n_queries)
+            .filter(|&i| self.any_in_row(i))
+            .map(|i| (0..n_documents).filter(|&j| self.contains(i, j)).count())
             .sum()
     }
 
-    pub(super) fn assert_rows(&self, b: usize) {
-        let fits = self.aspects.is_empty() || self.repeated.len() == b;
-        assert!(fits, "{} ids for {b} rows", self.repeated.len());
+    pub(super) fn any(&self, between: Between, row: usize) -> bool {
+        self.marked[between as usize].get(row).copied().unwrap_or(false)
+    }
+
+    pub(super) fn leaves_out(&self, between: Between, i: usize, j: usize) -> bool {
+        let by_teacher = between == Between::QueriesAndDocuments && self.teacher_leaves_out(i, j);
+        i != j && (by_teacher || self.aspects.iter().any(|ids| ids.equal(between, i, j)))
+    }
+
+    fn teacher_leaves_out(&self, i: usize, j: usize) -> bool {
+        if self.own.is_empty() || j < self.n_queries {
+            return false;
+        }
+        let negative = j - self.n_queries;
+        negative / (self.own.len() / self.n_queries) == i && self.own[negative]
+    }
+
+    pub(super) fn assert_fits(&self, n_queries: usize, n_documents: usize) {
+        assert!(self.fits(n_queries), "{} ids for {n_queries} queries", self.n_queries);
+        let fits = |n: usize| n == n_queries || n == n_documents;
+        let documents = self.aspects.iter().all(|ids| fits(ids.documents.len()));
+        assert!(documents, "ids for another number of documents than {n_documents}");
+        assert!(self.own.is_empty() || self.own.len() == n_documents - n_queries);
+    }
+
+    fn fits(&self, n_queries: usize) -> bool {
+        self.n_queries == 0 || self.n_queries == n_queries
     }
 }
 
-fn mark_repeated(ids: &[u64], repeated: &mut [bool]) {
-    let mut counts: HashMap<u64, usize> = HashMap::with_capacity(ids.len());
+impl Ids {
+    fn equal(&self, between: Between, i: usize, j: usize) -> bool {
+        let document = self.documents.get(j);
+        match between {
+            Between::QueriesAndDocuments => document == Some(&self.queries[i]),
+            Between::Queries => self.queries[i] == self.queries[j],
+            Between::Documents => {
+                document == Some(&self.queries[i]) || document == Some(&self.documents[i])
+            }
+        }
+    }
+
+    /// Marks the rows that anything equals, in the order of [`Between`].
+    fn mark(&self, marked: &mut [Vec<bool>; 3]) {
+        let (queries, documents) = (count(&self.queries), count(&self.documents));
+        for (i, query) in self.queries.iter().enumerate() {
+            let own = self.documents[i];
+            let others = documents.get(query).copied().unwrap_or(0);
+            let fits = others > usize::from(own == *query);
+            marked[Between::QueriesAndDocuments as usize][i] |= fits;
+            marked[Between::Queries as usize][i] |= queries[query] > 1;
+            marked[Between::Documents as usize][i] |= fits || documents[&own] > 1;
+        }
+    }
+}
+
+fn count(ids: &[u64]) -> HashMap<u64, usize> {
+    let mut counts = HashMap::with_capacity(ids.len());
     for id in ids {
         *counts.entry(*id).or_default() += 1;
     }
-    for (mark, id) in repeated.iter_mut().zip(ids) {
-        *mark |= counts[id] > 1;
-    }
+    counts
 }
 
 #[cfg(test)]
@@ -86,12 +219,64 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_with_an_equal_id_in_any_aspect_are_no_negatives() {
+    fn pairs_with_an_equal_id_in_any_aspect_are_no_negatives() {
         let same = FalseNegatives::by_ids(&[&[1, 2, 1, 3], &[], &[7, 8, 9, 8]]);
         assert!(same.contains(0, 2) && same.contains(2, 0), "equal text");
         assert!(same.contains(1, 3), "equal image");
         assert!(!same.contains(0, 1) && !same.contains(0, 0));
+        assert!(!same.contains(0, 4), "a hard negative without an id");
         assert_eq!(same.count(), 4);
         assert!(!FalseNegatives::by_ids(&[&[1, 2]]).any_in_row(0));
+    }
+
+    #[test]
+    fn documents_that_fit_a_query_are_no_negatives_of_it() {
+        // Two queries, their own documents, two hard negatives each.
+        let aspect = Aspect { queries: &[1, 2], documents: &[5, 2, 1, 6, 2, 5] };
+        let same = FalseNegatives::by_aspects(&[aspect]);
+        let found: Vec<(usize, usize)> = (0..2)
+            .flat_map(|i| (0..6).map(move |j| (i, j)))
+            .filter(|(i, j)| same.contains(*i, *j))
+            .collect();
+        assert_eq!(found, [(0, 2), (1, 4)]);
+        assert_eq!(same.count(), 2);
+        let documents = |i, j| same.leaves_out(Between::Documents, i, j);
+        assert!(documents(0, 5), "the own document of query 0 once more");
+        assert!(documents(0, 2), "what query 0 asks for");
+        assert!(!documents(0, 4) && !documents(0, 3));
+        assert!(!same.any(Between::Queries, 0));
+    }
+
+    #[test]
+    fn rows_are_marked_exactly_where_something_is_left_out() {
+        // Some queries fit a document, some own documents are there twice, some rows are alone.
+        let queries = [0, 1, 2, 2, 4, 5, 6, 7, 8, 9];
+        let documents: Vec<u64> =
+            (0..30).map(|j| [j, j % 10, 10 + j % 3][j % 10 % 3] as u64 + 3).collect();
+        let aspect = Aspect { queries: &queries, documents: &documents };
+        let same = FalseNegatives::by_aspects(&[aspect]);
+        let sides =
+            [(Between::QueriesAndDocuments, 30), (Between::Queries, 10), (Between::Documents, 30)];
+        for (between, n) in sides {
+            let found: Vec<bool> = (0..10).map(|i| same.any(between, i)).collect();
+            let expected: Vec<bool> =
+                (0..10).map(|i| (0..n).any(|j| same.leaves_out(between, i, j))).collect();
+            assert_eq!(found, expected, "{between:?}");
+            assert!(found.contains(&true) && found.contains(&false), "{between:?} {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_teacher_leaves_out_what_it_scores_close_to_the_own_document() {
+        let scores = [1.0, 0.96, 0.94, -1.0, -1.06, -1.02, 0.0, 0.1, 0.0];
+        let same = FalseNegatives::none().with_teacher(&scores, 3, 0.95);
+        let found: Vec<bool> = (0..3)
+            .flat_map(|i| (0..2).map(move |k| (i, 3 + 2 * i + k)))
+            .map(|(i, j)| same.contains(i, j))
+            .collect();
+        assert_eq!(found, [true, false, false, true, true, false]);
+        assert!(!same.contains(1, 3), "other queries keep it");
+        assert_eq!(same.count(), 3);
+        assert!(same.any_in_row(0) && !same.any(Between::Documents, 0));
     }
 }

@@ -1,43 +1,55 @@
 //! Sigmoid loss: every pair of the batch is judged on its own, matching or not.
 //!
-//! In:  queries and documents `[b, e]`, unit rows; `log_scale` and `bias`.
-//! Out: `-1/b · Σ_ij log σ(z_ij (scale · q_i·d_j + bias))`, `z = 1` on the diagonal and -1
-//!      elsewhere, and all gradients.
+//! In:  queries `[b, e]` and documents `[b·(1+m), e]`, unit rows; `log_scale` and `bias`.
+//! Out: `-1/b · Σ_ij log σ(z_ij (scale · q_i·d_j + bias))`, `z = 1` for own documents and -1
+//!      elsewhere, hard negatives included, and all gradients.
 //! Not here: chunked towers (`grad_cache`).
-//! Source: Zhai et al. 2023, eq. 1. Parity: `testdata/parity/losses`.
+//! Source: Zhai et al. 2023, eq. 1; without hard negatives open_clip's SigLipLoss. Parity: `testdata/parity/losses`.
 //!
 //! Pitfalls: the sum is divided by `b`, not `b²`; a bias far from `-ln b` makes a bad start.
 
 use super::{
-    LossScalar, PairLoss, PairOutcome, Pairs,
-    tiles::{BLOCK, Blocks, LEFT_OUT, Tile, best_other},
+    Batch, LabelKind, Loss, LossScalar, Negatives, Outcome,
+    tiles::{BLOCK, Blocks, Grid, LEFT_OUT, Tile, best_other},
 };
 use crate::kernels::{exp, vectorized};
 
 /// The sigmoid loss with one scale and one bias.
 #[derive(Debug, Clone)]
 pub struct Sigmoid {
+    negatives: Negatives,
     log_scale: LossScalar,
     bias: LossScalar,
     block: usize,
 }
 
 impl Sigmoid {
-    /// The loss with the given scalars.
+    /// The loss with the given scalars; every query is judged with the hard negatives of all.
     #[must_use]
     pub fn new(log_scale: LossScalar, bias: LossScalar) -> Self {
-        Self { log_scale, bias, block: BLOCK }
+        Self { negatives: Negatives::All, log_scale, bias, block: BLOCK }
+    }
+
+    /// The same with other hard negatives.
+    #[must_use]
+    pub fn with_negatives(self, negatives: Negatives) -> Self {
+        Self { negatives, ..self }
     }
 }
 
-impl PairLoss for Sigmoid {
+impl Loss for Sigmoid {
     fn scalars(&self) -> Vec<LossScalar> {
         vec![self.log_scale, self.bias]
     }
 
-    fn evaluate(&self, pairs: Pairs<'_>, scalars: &[f32]) -> PairOutcome {
+    fn needs(&self) -> LabelKind {
+        LabelKind::None
+    }
+
+    fn evaluate(&self, batch: Batch<'_>, scalars: &[f32]) -> Outcome {
         let &[log_scale, bias] = scalars else { panic!("the scalars are log_scale and bias") };
-        let blocks = Blocks::new(pairs, log_scale.exp(), self.block);
+        let grid = Grid::queries_documents(batch, self.negatives);
+        let blocks = Blocks::new(grid, log_scale.exp(), self.block);
         let b = blocks.len();
         let mut total = Total { rows: vec![(f32::MIN, f32::MIN); b], loss: 0.0, d_bias: 0.0 };
         let n = b as f32;
@@ -47,7 +59,7 @@ impl PairLoss for Sigmoid {
         );
         let right = total.rows.iter().filter(|(own, other)| own > other).count();
         let accuracy = right as f64 / b as f64;
-        PairOutcome {
+        Outcome {
             loss: total.loss / f64::from(n),
             accuracy,
             d_scalars: vec![blocks.d_log_scale(&d_queries), total.d_bias],

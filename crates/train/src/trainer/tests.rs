@@ -119,11 +119,16 @@ fn learns_with_every_loss() {
         max: 100.0_f32.ln(),
         learned,
     };
-    let info_nce = |reduction| LossConfig::InfoNce { reduction, log_scale: scalar(2.6, true) };
+    let negatives = crate::losses::Negatives::All;
+    let info_nce = |reduction| {
+        let log_scale = scalar(2.6, true);
+        LossConfig::InfoNce { reduction, log_scale, negatives }
+    };
     let losses = [
         info_nce(crate::losses::Reduction::SymmetricSum),
         info_nce(crate::losses::Reduction::OneWay),
-        LossConfig::Sigmoid { log_scale: scalar(2.3, false), bias: scalar(-2.7, true) },
+        LossConfig::Joint { log_scale: scalar(2.6, true) },
+        LossConfig::Sigmoid { log_scale: scalar(2.3, false), bias: scalar(-2.7, true), negatives },
     ];
     for loss in losses {
         let folder = tempfile::tempdir().unwrap();

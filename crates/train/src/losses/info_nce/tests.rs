@@ -5,8 +5,8 @@ use conjoin_core::{Embeddings, Seed};
 use super::*;
 use crate::{
     losses::{
-        FalseNegatives,
-        golden::{check_golden, read_golden},
+        FalseNegatives, Labels,
+        golden::{check_blocks, check_golden, check_gradients, check_order, made},
     },
     testing::{assert_close, unit_rows},
 };
@@ -49,15 +49,56 @@ fn wide(rows: &Embeddings) -> Vec<f64> {
     rows.values().iter().map(|v| f64::from(*v)).collect()
 }
 
+fn with(reduction: Reduction, negatives: Negatives, block: usize) -> Box<dyn Loss> {
+    Box::new(info_nce(reduction, block).with_negatives(negatives))
+}
+
 #[test]
 fn parity_agrees_with_pytorch() {
-    let golden = read_golden();
-    for reduction in ALL {
-        let name = serde_json::to_value(reduction).unwrap();
-        let cases = golden.cases.iter().filter(|c| c.loss_name == name.as_str().unwrap());
-        let n = cases.map(|case| check_golden(&golden, case, &info_nce(reduction, 4))).count();
-        assert_eq!(n, 4);
+    for block in [4, 128] {
+        check_golden("info_nce", 48, |settings| {
+            with(settings.reduction.unwrap(), settings.negatives, block)
+        });
     }
+}
+
+#[test]
+fn hard_negatives_in_blocks_agree_with_whole() {
+    for negatives in [Negatives::All, Negatives::Own] {
+        for reduction in ALL {
+            check_blocks(|block| with(reduction, negatives, block), &[3.0]);
+        }
+    }
+}
+
+#[test]
+fn grad_agrees_with_finite_differences_with_hard_negatives() {
+    for negatives in [Negatives::All, Negatives::Own] {
+        for reduction in ALL {
+            check_gradients(with(reduction, negatives, 128).as_ref(), &[1.3]);
+        }
+    }
+}
+
+#[test]
+fn a_batch_in_another_order_has_the_same_loss() {
+    for negatives in [Negatives::All, Negatives::Own] {
+        check_order(with(ALL[1], negatives, 8).as_ref(), &[2.0]);
+    }
+}
+
+#[test]
+fn own_hard_negatives_are_all_of_them_for_one_query() {
+    let batch = made(1, 3, 6, Seed(1)).unmasked();
+    let [all, own] = [Negatives::All, Negatives::Own].map(|n| {
+        let outcome = batch.evaluate(with(ALL[0], n, 128).as_ref(), &[2.0]);
+        (outcome.loss, outcome.d_queries, outcome.d_documents)
+    });
+    assert_eq!(all, own);
+    let more = made(5, 3, 6, Seed(1)).unmasked();
+    let [all, own] = [Negatives::All, Negatives::Own]
+        .map(|n| more.evaluate(with(ALL[0], n, 128).as_ref(), &[2.0]).loss);
+    assert!(all > own + 0.1, "more to be told apart from: {all} {own}");
 }
 
 #[test]
@@ -66,7 +107,8 @@ fn grad_agrees_with_finite_differences() {
     let same = FalseNegatives::by_ids(&[&[1, 2, 1, 3]]);
     let log_scale = 1.3_f32;
     for reduction in ALL {
-        let pairs = Pairs { queries: &q, documents: &d, false_negatives: &same };
+        let pairs =
+            Batch { labels: Labels::None, queries: &q, documents: &d, false_negatives: &same };
         let outcome = info_nce(reduction, 128).evaluate(pairs, &[log_scale]);
         let loss = |q: &[f64], d: &[f64], s: f64| plain_loss(q, d, 3, s, &same, reduction);
         let (q, d, s) = (wide(&q), wide(&d), f64::from(log_scale));
@@ -102,7 +144,8 @@ fn blocked_agrees_with_whole_also_with_an_uneven_last_block() {
     let (q, d) = (unit_rows(b, e, Seed(3)), unit_rows(b, e, Seed(4)));
     let (texts, images) = repeating_ids(b);
     for same in [FalseNegatives::none(), FalseNegatives::by_ids(&[&texts, &images])] {
-        let pairs = Pairs { queries: &q, documents: &d, false_negatives: &same };
+        let pairs =
+            Batch { labels: Labels::None, queries: &q, documents: &d, false_negatives: &same };
         for reduction in ALL {
             let whole = info_nce(reduction, 128).evaluate(pairs, &[3.0]);
             let plain = plain_loss(&wide(&q), &wide(&d), e, 3.0, &same, reduction);
@@ -123,11 +166,11 @@ fn blocked_agrees_with_whole_also_with_an_uneven_last_block() {
 fn bits_do_not_depend_on_the_number_of_threads() {
     let (q, d) = (unit_rows(200, 24, Seed(5)), unit_rows(200, 24, Seed(6)));
     let same = FalseNegatives::none();
-    let pairs = Pairs { queries: &q, documents: &d, false_negatives: &same };
+    let pairs = Batch { labels: Labels::None, queries: &q, documents: &d, false_negatives: &same };
     let run = |n_threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
         let outcome = pool.install(|| info_nce(ALL[0], 32).evaluate(pairs, &[4.0]));
-        let PairOutcome { loss, accuracy, d_queries, d_documents, d_scalars } = outcome;
+        let Outcome { loss, accuracy, d_queries, d_documents, d_scalars } = outcome;
         (loss.to_bits(), accuracy.to_bits(), d_queries, d_documents, d_scalars[0].to_bits())
     };
     assert_eq!(run(1), run(3));
@@ -139,8 +182,9 @@ fn stays_finite_and_right_at_extreme_scales() {
     let opposite = Embeddings::new(8, q.values().iter().map(|v| -v).collect()).unwrap();
     let same = FalseNegatives::none();
     for log_scale in [0.0, 100.0_f32.ln(), 8.0] {
-        let right = Pairs { queries: &q, documents: &q, false_negatives: &same };
-        let wrong = Pairs { documents: &opposite, ..right };
+        let right =
+            Batch { labels: Labels::None, queries: &q, documents: &q, false_negatives: &same };
+        let wrong = Batch { documents: &opposite, ..right };
         let scale = f64::from(log_scale.exp());
         for (pairs, d) in [(right, &q), (wrong, &opposite)] {
             let outcome = info_nce(ALL[0], 32).evaluate(pairs, &[log_scale]);
@@ -161,7 +205,8 @@ fn stays_finite_and_right_at_extreme_scales() {
 fn counts_a_tie_as_a_miss() {
     let equal = Embeddings::new(2, [1.0, 0.0].repeat(5)).unwrap();
     let same = FalseNegatives::none();
-    let pairs = Pairs { queries: &equal, documents: &equal, false_negatives: &same };
+    let pairs =
+        Batch { labels: Labels::None, queries: &equal, documents: &equal, false_negatives: &same };
     let outcome = info_nce(ALL[0], 128).evaluate(pairs, &[2.0]);
     assert_eq!(outcome.accuracy, 0.0, "a collapsed model finds nothing");
     assert!((outcome.loss - 5.0_f64.ln()).abs() < 1e-6, "the loss of guessing");
@@ -171,7 +216,7 @@ fn counts_a_tie_as_a_miss() {
 fn a_batch_of_one_thing_only_teaches_nothing() {
     let (q, d) = (unit_rows(40, 4, Seed(8)), unit_rows(40, 4, Seed(9)));
     let same = FalseNegatives::by_ids(&[&[7; 40]]);
-    let pairs = Pairs { queries: &q, documents: &d, false_negatives: &same };
+    let pairs = Batch { labels: Labels::None, queries: &q, documents: &d, false_negatives: &same };
     let outcome = info_nce(ALL[1], 32).evaluate(pairs, &[2.0]);
     assert_eq!((outcome.loss, outcome.accuracy), (0.0, 1.0));
     assert!(outcome.d_queries.values().iter().all(|v| *v == 0.0));
@@ -183,6 +228,6 @@ fn tells_nan_embeddings_by_a_nan_loss() {
     let d = q.clone();
     q.row_mut(33)[1] = f32::NAN;
     let same = FalseNegatives::none();
-    let pairs = Pairs { queries: &q, documents: &d, false_negatives: &same };
+    let pairs = Batch { labels: Labels::None, queries: &q, documents: &d, false_negatives: &same };
     assert!(info_nce(ALL[0], 32).evaluate(pairs, &[2.0]).loss.is_nan());
 }

@@ -5,22 +5,44 @@ use conjoin_core::Seed;
 use super::*;
 use crate::{
     losses::{
-        FalseNegatives,
-        golden::{check_golden, read_golden},
+        FalseNegatives, Labels,
+        golden::{check_blocks, check_golden, check_gradients, check_order, free},
     },
     testing::{assert_close, unit_rows},
 };
 
 fn sigmoid(block: usize) -> Sigmoid {
-    let scalar = |name| LossScalar { name, init: 0.0, min: f32::MIN, max: f32::MAX, learned: true };
-    Sigmoid { block, ..Sigmoid::new(scalar("log_scale"), scalar("bias")) }
+    Sigmoid { block, ..Sigmoid::new(free("log_scale"), free("bias")) }
+}
+
+fn with(negatives: Negatives, block: usize) -> Box<dyn Loss> {
+    Box::new(sigmoid(block).with_negatives(negatives))
 }
 
 #[test]
 fn parity_agrees_with_pytorch() {
-    let golden = read_golden();
-    let cases = golden.cases.iter().filter(|c| c.loss_name == "sigmoid");
-    assert_eq!(cases.map(|case| check_golden(&golden, case, &sigmoid(4))).count(), 4);
+    for block in [4, 128] {
+        check_golden("sigmoid", 12, |settings| with(settings.negatives, block));
+    }
+}
+
+#[test]
+fn hard_negatives_in_blocks_agree_with_whole() {
+    for negatives in [Negatives::All, Negatives::Own] {
+        check_blocks(|block| with(negatives, block), &[2.3, -3.0]);
+    }
+}
+
+#[test]
+fn grad_agrees_with_finite_differences() {
+    for negatives in [Negatives::All, Negatives::Own] {
+        check_gradients(with(negatives, 128).as_ref(), &[1.3, -0.7]);
+    }
+}
+
+#[test]
+fn a_batch_in_another_order_has_the_same_loss() {
+    check_order(with(Negatives::All, 8).as_ref(), &[2.0, -2.0]);
 }
 
 #[test]
@@ -28,7 +50,7 @@ fn blocked_agrees_with_whole_also_with_an_uneven_last_block() {
     let (q, d) = (unit_rows(75, 21, Seed(3)), unit_rows(75, 21, Seed(4)));
     let ids: Vec<u64> = (0..75).map(|i| if i % 6 == 1 { 1 } else { i }).collect();
     let same = FalseNegatives::by_ids(&[&ids]);
-    let pairs = Pairs { queries: &q, documents: &d, false_negatives: &same };
+    let pairs = Batch { labels: Labels::None, queries: &q, documents: &d, false_negatives: &same };
     let whole = sigmoid(128).evaluate(pairs, &[2.3, -10.0]);
     for block in [1, 33, 74] {
         let blocked = sigmoid(block).evaluate(pairs, &[2.3, -10.0]);
