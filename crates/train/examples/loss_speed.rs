@@ -1,7 +1,7 @@
 //! Times InfoNCE of one large batch, forward and gradient, and tells the memory it took.
 //!
 //! In:  `B E M`, all optional: queries (32,768), width (256), hard negatives per query (0).
-//! Out: one line of JSON on stdout: seconds (the fastest of three), and MiB: of the inputs, the most
+//! Out: one line of JSON on stdout: seconds (the faster of two runs), and MiB: of the inputs, the most
 //!      that was resident, and what the b × b matrix of logits alone would take.
 //!
 //!     cargo run --release -p conjoin-train --example loss_speed -- 32768 256
@@ -14,7 +14,7 @@ use conjoin_train::{
 };
 use rand::Rng as _;
 
-const RUNS: usize = 3;
+const RUNS: usize = 2;
 
 fn unit_rows(n: usize, e: usize, seed: Seed) -> Embeddings {
     let mut rng = seed.rng();
