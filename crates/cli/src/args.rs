@@ -235,6 +235,12 @@ pub(crate) struct Train {
     /// Override a key of the recipe, as `train.steps=100`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Leave a stage out; may be repeated.
+    #[arg(long, value_name = "STAGE")]
+    pub skip: Vec<String>,
+    /// Train a stage again, and those after it, although they are done.
+    #[arg(long, value_name = "STAGE")]
+    pub again: Option<String>,
     /// Check the recipe, print it with every override in it, and end.
     #[arg(long)]
     pub check: bool,

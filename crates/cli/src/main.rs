@@ -8,17 +8,20 @@ mod batches;
 mod card;
 mod commands;
 mod console;
+mod items;
 mod machine;
+mod measures;
 mod models;
 mod observer;
-mod pairs;
 mod pipeline;
 mod precision;
 mod recipe;
+mod sources;
 mod stages;
 mod start;
 mod tasks;
 mod thumbnails;
+mod training;
 
 use std::process::ExitCode;
 

@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, anyhow};
-use conjoin_core::{
-    ArtifactWriter, Embedder, Embeddings, Manifest, Progress, Stop, Store, Task, VectorName,
-    hash_bytes,
-};
+use conjoin_core::{Embedder, Embeddings, Manifest, Progress, Stop, Store, Task, VectorName};
 use conjoin_data::{Dataset, Item};
 use conjoin_eval::{
     Bootstrap, Comparison, DistributionComparison, Fact, Metric, ModelFacts, QueryExample, Report,
@@ -15,110 +12,24 @@ use conjoin_eval::{
 };
 use conjoin_hub::ModelName;
 use conjoin_index::{Calibration, Index, IndexBuilder, IndexItem, ManifestParts};
-use conjoin_model::{CHECKPOINT_FORMAT, Model};
-use conjoin_train::{Ended, JOURNAL_FILE, StepLog, Trainer, latest_state};
+use conjoin_model::Model;
+use conjoin_train::{JOURNAL_FILE, StepLog};
 
 use crate::{
     args::{PrecisionArgs, VectorChoice},
-    card::{self, CARD_FILE, DATA_FACT, Making, RECIPE_FILE},
     console::Console,
-    machine, models,
-    observer::{self, Watcher},
-    pairs::{DatasetPairs, Preparation},
+    machine, models, observer,
     precision::{self, PRECISION_FACT},
     recipe::Recipe,
     stages::Stages,
     tasks::{self, Bench, Measured},
+    training::{self, Folders, OtherRun},
 };
 
 /// The name a model remembers its training by, inside an index: where to find it again.
 pub(crate) const MODEL_PATH_FACT: &str = "model_path";
 /// The fact of an index's manifest that tells the adapter its model was asked to use.
 const ADAPTER_FACT: &str = "adapter";
-
-/// What becomes of a run in the same folder that was begun with other settings or other data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OtherRun {
-    /// It stays, and not fitting it is an error.
-    Refuse,
-    /// It is thrown away.
-    Restart,
-}
-
-/// Trains from a recipe, going on from the newest state in `run` if there is one, and saves the model.
-pub(crate) fn train(
-    recipe: &Recipe,
-    run: &Path,
-    model_folder: &Path,
-    other_run: OtherRun,
-    (console, stop): (&Console, &Stop),
-) -> Result<()> {
-    // Told before the long work, not after it.
-    drop(ArtifactWriter::create(model_folder, CHECKPOINT_FORMAT)?);
-    let dataset = Dataset::open(&recipe.data)?;
-    let model = recipe.start_model()?;
-    let (mut spec, mut parts) = model.into_parts();
-    let contract = spec.contract.clone();
-    let (Some(text), Some(image), Some(tokenizer)) =
-        (parts.text.as_mut(), parts.image.as_mut(), parts.tokenizer.as_ref())
-    else {
-        return Err(anyhow!("training needs a text tower and an image tower"));
-    };
-    freeze(text, &recipe.freeze);
-    freeze(image, &recipe.freeze);
-    let (Some(text_rules), Some(image_rules)) = (&contract.text, &contract.image) else {
-        return Err(anyhow!("the model's input contract lacks a modality"));
-    };
-    let pairs = DatasetPairs::new(
-        &dataset,
-        Preparation {
-            tokenizer,
-            text: text_rules,
-            image: image_rules,
-            augment: &recipe.augment,
-            title_share: recipe.title_share,
-        },
-    );
-    claim_run(run, recipe, &dataset, other_run)?;
-    let mut watcher = Watcher::new(console, recipe.train.steps, &dataset, tokenizer, &contract);
-    let config = recipe.train.clone();
-    let mut trainer = if latest_state(run)?.is_some() {
-        let trainer = Trainer::resume(config, text, image, &pairs, run).with_context(|| {
-            format!(
-                "cannot go on with the run in `{}`; --out names another folder for a new run",
-                run.display()
-            )
-        })?;
-        console.say(&format!("train: goes on after step {}", trainer.n_steps()));
-        trainer
-    } else {
-        Trainer::start(config, text, image, &pairs, run)?
-    };
-    fs_err::write(run.join("recipe.toml"), recipe.to_toml()?)?;
-    watcher.record(run, trainer.n_steps())?;
-    if let Ended::Stopped { step } = trainer.run(&mut watcher, stop)? {
-        console.say(&format!("train: stopped after step {step}, its state is saved"));
-        stop.check()?;
-    }
-    let log_scale = trainer.scalars().get("log_scale").copied().unwrap_or(spec.log_scale);
-    drop(trainer);
-    spec.log_scale = log_scale;
-    spec.card.name = "trained".to_owned();
-    let mut manifest = Manifest::new("", 0);
-    manifest.config_hash = recipe.hash()?;
-    manifest.seed = Some(recipe.train.seed.0);
-    manifest.inputs.insert("data".to_owned(), dataset.manifest_hash());
-    manifest.facts = spec.facts();
-    let facts = data_facts(&dataset).into_iter().map(|fact| (fact.name, fact.value.into()));
-    manifest.facts.insert(DATA_FACT.to_owned(), serde_json::Value::Object(facts.collect()));
-    let model = Model::from_parts(spec, parts).context("the trained model")?;
-    let recipe = recipe.to_toml()?;
-    let making =
-        Making { manifest: Some(manifest.clone()), recipe: Some(recipe.clone()), figures: None };
-    let card = card::card(&model, &making, None)?;
-    model.save_with(model_folder, manifest, &[(RECIPE_FILE, &recipe), (CARD_FILE, &card)])?;
-    Ok(())
-}
 
 /// Two stages: `base`, the model training starts from, and `trained`, what the recipe makes of it on
 /// `dataset`. Returns the key of everything that follows from the trained model.
@@ -129,37 +40,18 @@ pub(crate) fn base_and_trained(
     trained: &str,
     (console, stop): (&Console, &Stop),
 ) -> Result<(String, String, &'static str)> {
-    let seed = recipe.train.seed;
+    let seed = recipe.seed();
     stages.run("base", &(&recipe.start, &recipe.prompts, seed), |path| {
         recipe.start_model()?.save(path, Manifest::new("", 0))?;
         Ok(())
     })?;
     let run = stages.path("train");
     let key = (recipe.hash()?, dataset.manifest_hash(), env!("CARGO_PKG_VERSION"));
-    stages
-        .run(trained, &key, |path| train(recipe, &run, path, OtherRun::Restart, (console, stop)))?;
+    stages.run(trained, &key, |path| {
+        let folders = Folders { run: &run, model: path };
+        training::train(recipe, folders, OtherRun::Restart, (console, stop))
+    })?;
     Ok(key)
-}
-
-fn freeze(tower: &mut impl conjoin_core::Tower, prefixes: &[String]) {
-    for parameter in tower.parameters_mut() {
-        parameter.frozen = prefixes.iter().any(|prefix| parameter.name.starts_with(prefix));
-    }
-}
-
-/// Tells runs apart: a hash of the recipe and the data.
-const RUN_KEY_FILE: &str = "run.key";
-
-/// Makes the folder of a run, without an older run that is to be thrown away.
-fn claim_run(run: &Path, recipe: &Recipe, dataset: &Dataset, other_run: OtherRun) -> Result<()> {
-    fs_err::create_dir_all(run)?;
-    let key = hash_bytes((recipe.hash()? + &dataset.manifest_hash()).as_bytes());
-    let key_file = run.join(RUN_KEY_FILE);
-    let is_this = fs_err::read_to_string(&key_file).is_ok_and(|found| found == key);
-    if let (Some(state), OtherRun::Restart, false) = (latest_state(run)?, other_run, is_this) {
-        fs_err::remove_dir_all(state.parent().context("a state lies in a folder")?)?;
-    }
-    Ok(fs_err::write(key_file, key)?)
 }
 
 /// The loss and the evaluations of a run, as it wrote them.

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{
     args::{PrecisionArgs, PrecisionChoice},
     console::Console,
-    pairs::joined_text,
+    items::joined_text,
 };
 
 /// The fact of a manifest that tells how products were computed, tower by tower.

@@ -1,6 +1,8 @@
-//! A training recipe: data, start, augmentation, training settings, as one TOML file.
+//! A training recipe: what training starts from, and its stages with their tasks and data, as one TOML file.
 //!
 //! In:  the file and `--set KEY=VALUE`. Out: a checked [`Recipe`]; unknown keys are errors.
+//! A stage takes what it does not say itself from the table `[train]`; a file without `[[stage]]` has one
+//! stage, which is that table.
 
 use std::{
     collections::BTreeMap,
@@ -8,38 +10,202 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use conjoin_core::hash_bytes;
+use conjoin_core::{Seed, hash_bytes};
+use conjoin_engine::Precision;
 use conjoin_input::{Augment, CropRange};
 use conjoin_model::Model;
 use conjoin_train::{
-    AdamWConfig, CheckpointConfig, ChunkConfig, Chunking, Decay, LossConfig, LrMultiplier,
-    Negatives, PrefetchConfig, Reduction, ScalarConfig, ScheduleConfig, TrainConfig,
+    AdamWConfig, AverageConfig, CheckpointConfig, ChunkConfig, Chunking, Decay, DivergenceConfig,
+    EarlyStopConfig, Keep, LossConfig, LrMultiplier, Mixing, Negatives, PlateauConfig,
+    PrefetchConfig, Reduction, ScalarConfig, ScheduleConfig, TaskConfig, TowerConfig, TrainConfig,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::start::Start;
+use crate::{measures::MeasureConfig, sources::DataConfig, start::Start};
 
 /// Everything that decides a trained model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Recipe {
-    /// The dataset's folder.
-    pub data: PathBuf,
-    /// Where the run (`train/`) and the checkpoint (`model/`) go.
+    /// Where the runs (`train/`) and the checkpoint (`model/`) go.
     pub out: PathBuf,
-    /// What training starts from.
-    pub start: Start,
     /// What stands before a text, by task; instead of the start's own prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<BTreeMap<String, String>>,
-    /// Parameters whose name starts with one of these are not trained (`image.stem`).
-    pub freeze: Vec<String>,
-    /// Probability of training on an item's first text field alone instead of all joined, 0 to 1.
-    pub title_share: f32,
+    /// What training starts from.
+    pub start: Start,
+    /// What is measured during training and after every stage.
+    #[serde(default, rename = "measure", skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<MeasureConfig>,
+    /// The stages, each from where the one before ended.
+    #[serde(rename = "stage")]
+    pub stages: Vec<Stage>,
+}
+
+/// One stage: its tasks with their data, and how it trains.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Stage {
+    /// Its name, and that of its folder.
+    #[serde(default = "only_stage")]
+    pub name: String,
+    /// The seed of every random choice.
+    pub seed: Seed,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// The most tokens a text is read to; the start's own limit where it is lower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// What products are computed of; weights, sums and the optimiser are `f32`.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Probability of leaving a token out, 0 to below 1.
+    #[serde(default)]
+    pub token_dropout: f32,
+    /// Most that the norm of all gradients may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Steps between measurements.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluate_every: Option<u64>,
+    /// Which weights the stage ends with.
+    #[serde(default)]
+    pub keep: Keep,
+    /// How much of the way from the start's weights to the trained ones is gone, measured on held-out
+    /// data: the best of these shares (WiSE-FT); empty: all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interpolate: Vec<f32>,
     /// Random changes of the pictures.
+    #[serde(default = "Augment::none")]
     pub augment: Augment,
-    /// Loss, optimiser, schedule.
-    pub train: TrainConfig,
+    /// What of the text tower is trained.
+    #[serde(default)]
+    pub text: TowerConfig,
+    /// What of the image tower is trained.
+    #[serde(default)]
+    pub image: TowerConfig,
+    /// Inputs a tower takes and holds at once.
+    pub chunks: ChunkConfig,
+    /// The learning rate over time.
+    pub schedule: ScheduleConfig,
+    /// The optimiser.
+    pub optimizer: AdamWConfig,
+    /// A running average of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<AverageConfig>,
+    /// When a loss counts as running away; `{}` for the usual rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<DivergenceConfig>,
+    /// Lowers the learning rate while figures do not get better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plateau: Option<PlateauConfig>,
+    /// Ends the stage when figures do not get better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStopConfig>,
+    /// When the state is saved.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    /// How batches are prepared ahead.
+    #[serde(default)]
+    pub prefetch: PrefetchConfig,
+    /// What every step learns from.
+    #[serde(rename = "task")]
+    pub tasks: Vec<StageTask>,
+}
+
+fn only_stage() -> String {
+    "train".to_owned()
+}
+
+/// A task with its data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StageTask {
+    /// Its name in the journal. A task of the same name in a later stage goes on with its numbers.
+    pub name: String,
+    /// Queries per step.
+    pub batch: usize,
+    /// Factor on its loss.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// How its data share its batches.
+    #[serde(default)]
+    pub mixing: Mixing,
+    /// With a teacher's scores: hard negatives above this share of the own document's are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_share: Option<f32>,
+    /// The loss.
+    pub loss: LossConfig,
+    /// What it reads.
+    pub data: Vec<DataConfig>,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl StageTask {
+    /// Whether it brings texts and pictures together.
+    pub(crate) fn is_text_image(&self) -> bool {
+        self.data.iter().any(DataConfig::is_text_image)
+    }
+}
+
+impl Stage {
+    /// What the trainer needs to know.
+    pub(crate) fn train_config(&self) -> TrainConfig {
+        let task = |task: &StageTask| TaskConfig {
+            name: task.name.clone(),
+            batch: task.batch,
+            weight: task.weight,
+            loss: task.loss.clone(),
+            mixing: task.mixing,
+            teacher_share: task.teacher_share,
+        };
+        TrainConfig {
+            seed: self.seed,
+            steps: self.steps,
+            tasks: self.tasks.iter().map(task).collect(),
+            text: self.text.clone(),
+            image: self.image.clone(),
+            chunks: self.chunks.clone(),
+            schedule: self.schedule.clone(),
+            optimizer: self.optimizer.clone(),
+            clip_norm: self.clip_norm,
+            average: self.average.clone(),
+            divergence: self.divergence,
+            plateau: self.plateau,
+            early_stop: self.early_stop,
+            keep: self.keep,
+            checkpoint: self.checkpoint.clone(),
+            evaluate_every: self.evaluate_every,
+            prefetch: self.prefetch.clone(),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.train_config().check()?;
+        self.augment.check().context("in `augment`")?;
+        if !(0.0..1.0).contains(&self.token_dropout) {
+            bail!("`token_dropout` is {}, it must be at least 0 and below 1", self.token_dropout);
+        }
+        if self.precision == Precision::Int8 {
+            bail!(
+                "`precision` is int8, it must be f32 or bf16: bytes are too coarse for gradients"
+            );
+        }
+        if self.max_tokens == Some(0) {
+            bail!("`max_tokens` is 0, it must be at least 1");
+        }
+        if let Some(share) = self.interpolate.iter().find(|share| !(0.0..=1.0).contains(*share)) {
+            bail!("`interpolate` has {share}, it must be shares from 0 to 1");
+        }
+        let plain = self.name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+        if self.name.is_empty() || !plain {
+            bail!("`name` is `{}`, it must be letters, digits, `-` and `_`", self.name);
+        }
+        Ok(())
+    }
 }
 
 impl Recipe {
@@ -51,6 +217,7 @@ impl Recipe {
         for assignment in set {
             apply(&mut table, assignment)?;
         }
+        share(&mut table).with_context(|| format!("`{}` is not a recipe", path.display()))?;
         let recipe: Self =
             table.try_into().with_context(|| format!("`{}` is not a recipe", path.display()))?;
         recipe.check().with_context(|| format!("in `{}`", path.display()))?;
@@ -59,17 +226,30 @@ impl Recipe {
 
     /// Passes when every value is in its range.
     pub(crate) fn check(&self) -> Result<()> {
-        self.train.check().context("in `[train]`")?;
-        self.augment.check().context("in `[augment]`")?;
-        if !(0.0..=1.0).contains(&self.title_share) {
-            bail!("`title_share` is {}, it must be 0 to 1", self.title_share);
+        if self.stages.is_empty() {
+            bail!("`stage` is empty, there must be one or more");
+        }
+        for (i, stage) in self.stages.iter().enumerate() {
+            stage.check().with_context(|| format!("in stage `{}`", stage.name))?;
+            if self.stages[..i].iter().any(|before| before.name == stage.name) {
+                bail!("two stages are called `{}`", stage.name);
+            }
+            let measures = stage.evaluate_every.is_some() || !stage.interpolate.is_empty();
+            if measures && !self.measures.iter().any(MeasureConfig::during) {
+                bail!("stage `{}` is to be measured, but no `[[measure]]` is `during`", stage.name);
+            }
         }
         Ok(())
     }
 
+    /// The seed of what is made before the first stage.
+    pub(crate) fn seed(&self) -> Seed {
+        self.stages.first().map_or(Seed(0), |stage| stage.seed)
+    }
+
     /// Makes the model that training starts from.
     pub(crate) fn start_model(&self) -> Result<Model> {
-        let model = self.start.build(self.train.seed)?;
+        let model = self.start.build(self.seed())?;
         match &self.prompts {
             None => Ok(model),
             Some(prompts) => Ok(model.with_prompts(prompts.clone())?),
@@ -85,6 +265,46 @@ impl Recipe {
     pub(crate) fn hash(&self) -> Result<String> {
         let deciding = Self { out: PathBuf::new(), ..self.clone() };
         Ok(hash_bytes(&serde_json::to_vec(&deciding)?))
+    }
+
+    /// The same up to and with a stage: what decides that stage's model.
+    pub(crate) fn up_to(&self, stage: usize) -> Self {
+        Self { stages: self.stages[..=stage].to_vec(), ..self.clone() }
+    }
+}
+
+/// Gives every stage what it does not say itself from `[train]`.
+fn share(table: &mut toml::Table) -> Result<()> {
+    let Some(shared) = table.remove("train") else { return Ok(()) };
+    let toml::Value::Table(shared) = shared else { bail!("`train` is not a table") };
+    let stages = match table.remove("stage") {
+        None => vec![toml::Value::Table(shared)],
+        Some(toml::Value::Array(stages)) => stages
+            .into_iter()
+            .map(|stage| merged(toml::Value::Table(shared.clone()), stage))
+            .collect(),
+        Some(_) => bail!("`stage` is not a list of tables: write `[[stage]]`"),
+    };
+    table.insert("stage".to_owned(), stages.into());
+    Ok(())
+}
+
+/// Tables are joined, everything else is replaced. A loss, an enum by its `kind`, is replaced whole.
+fn merged(below: toml::Value, above: toml::Value) -> toml::Value {
+    match (below, above) {
+        (toml::Value::Table(mut below), toml::Value::Table(above))
+            if !above.contains_key("kind") =>
+        {
+            for (key, value) in above {
+                let value = match below.remove(&key) {
+                    Some(old) => merged(old, value),
+                    None => value,
+                };
+                below.insert(key, value);
+            }
+            toml::Value::Table(below)
+        }
+        (_, above) => above,
     }
 }
 
@@ -102,11 +322,13 @@ fn apply(table: &mut toml::Table, assignment: &str) -> Result<()> {
     let last = path.pop().unwrap_or_default();
     let mut inner = table;
     for part in path {
-        inner = inner
-            .entry(part)
-            .or_insert_with(|| toml::Table::new().into())
-            .as_table_mut()
-            .ok_or_else(|| anyhow!("`--set {assignment}`: `{part}` is not a table"))?;
+        let entry = inner.entry(part).or_insert_with(|| toml::Table::new().into());
+        let table = match entry {
+            toml::Value::Array(list) => list.last_mut().and_then(toml::Value::as_table_mut),
+            entry => entry.as_table_mut(),
+        };
+        // Of a list of tables the last is meant.
+        inner = table.ok_or_else(|| anyhow!("`--set {assignment}`: `{part}` is not a table"))?;
     }
     inner.insert(last.to_owned(), value);
     Ok(())
@@ -126,9 +348,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The settings of training for this plan. A start that is pretrained learns slower than the new
-    /// parts.
-    pub(crate) fn train_config(&self, slow: &[&str]) -> TrainConfig {
+    /// One stage for this plan. A start that is pretrained learns slower than the new parts.
+    pub(crate) fn stage(&self, slow: &[&str], data: &Path, augment: Augment) -> Stage {
         let batch = self.batch.clamp(2, self.n_pairs.max(2));
         #[expect(
             clippy::cast_possible_truncation,
@@ -141,10 +362,20 @@ impl Plan {
             .map(|prefix| LrMultiplier { prefix: (*prefix).to_owned(), factor: self.pretrained_lr })
             .chain([LrMultiplier { prefix: "image.projection.".to_owned(), factor: 1.0 }])
             .collect();
-        TrainConfig {
-            seed: conjoin_core::Seed(self.seed),
+        Stage {
+            name: only_stage(),
+            seed: Seed(self.seed),
             steps,
-            batch,
+            max_tokens: None,
+            precision: Precision::F32,
+            token_dropout: 0.0,
+            clip_norm: Some(1.0),
+            evaluate_every: Some((steps / 5).max(1)),
+            keep: Keep::Last,
+            interpolate: Vec::new(),
+            augment,
+            text: TowerConfig::default(),
+            image: TowerConfig::default(),
             chunks: ChunkConfig {
                 text: Chunking { size: batch, held: batch },
                 image: Chunking { size: batch.min(128), held: batch.min(128) },
@@ -161,15 +392,25 @@ impl Plan {
                 weight_decay: 0.05,
                 lr_multipliers,
             },
-            clip_norm: Some(1.0),
-            loss: LossConfig::InfoNce {
-                reduction: Reduction::SymmetricMean,
-                negatives: Negatives::All,
-                log_scale: ScalarConfig::clip_log_scale(),
-            },
-            checkpoint: CheckpointConfig { every_steps: None, every_seconds: Some(60) },
-            evaluate_every: Some((steps / 5).max(1)),
-            prefetch: PrefetchConfig { threads: 1, ahead: 2 },
+            average: None,
+            divergence: None,
+            plateau: None,
+            early_stop: None,
+            checkpoint: CheckpointConfig::default(),
+            prefetch: PrefetchConfig::default(),
+            tasks: vec![StageTask {
+                name: "text_image".to_owned(),
+                batch,
+                weight: 1.0,
+                mixing: Mixing::Homogeneous,
+                teacher_share: None,
+                loss: LossConfig::InfoNce {
+                    reduction: Reduction::SymmetricMean,
+                    negatives: Negatives::All,
+                    log_scale: ScalarConfig::clip_log_scale(),
+                },
+                data: vec![DataConfig::titles_and_pictures(data)],
+            }],
         }
     }
 }

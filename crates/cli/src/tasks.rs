@@ -12,7 +12,7 @@ use conjoin_data::{Dataset, Item, Split};
 use conjoin_eval::{Card, Cards, RetrievalTask};
 
 use crate::{
-    pairs::{joined_text, title},
+    items::{joined_text, title},
     thumbnails::data_uri,
 };
 

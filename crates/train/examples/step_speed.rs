@@ -26,8 +26,8 @@ use conjoin_model::{
     EncoderInput, EncoderSpec, ImageSpec, ImageTower, NameMap, Pooling, TextTower,
 };
 use conjoin_train::{
-    AdamW, AdamWConfig, Chunking, FalseNegatives, InfoNce, Loss, LossScalar, Reduction,
-    ScalarConfig, Side, step,
+    AdamW, AdamWConfig, Chunking, FalseNegatives, InfoNce, Labels, LossScalar, Reduction,
+    ScalarConfig, Side, Sink, Task, step,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
@@ -99,10 +99,10 @@ impl<T: Tower> Trained<T> {
         Self { tower, gradients, optimizer }
     }
 
-    fn side<'a>(&'a mut self, inputs: &'a [&'a T::Input], chunk: usize) -> Side<'a, T> {
+    fn sink(&mut self, chunk: usize) -> Sink<'_, T> {
         self.gradients.clear();
-        let chunking = Chunking { size: chunk, held: inputs.len() };
-        Side { tower: &self.tower, inputs, chunking, gradients: &mut self.gradients }
+        let chunking = Chunking { size: chunk, held: usize::MAX };
+        Sink { tower: &self.tower, chunking, gradients: &mut self.gradients }
     }
 
     fn update(&mut self) {
@@ -150,10 +150,17 @@ impl Training {
 
     /// One step; returns the loss before it.
     fn step(&mut self, texts: &[&Vec<u32>], images: &[&Pixels]) -> Result<f64, Failed> {
-        let queries = self.text.side(texts, self.chunk);
-        let documents = self.image.side(images, self.chunk);
-        let loss: &dyn Loss = &self.loss;
-        let told = step(queries, documents, &FalseNegatives::none(), loss, &self.scale.value)?;
+        let task = Task {
+            queries: Side::Texts(texts),
+            documents: Side::Images(images),
+            false_negatives: &FalseNegatives::none(),
+            labels: Labels::None,
+            loss: &self.loss,
+            scalars: &self.scale.value,
+            weight: 1.0,
+        };
+        let mut text = self.text.sink(self.chunk);
+        let told = step(&mut text, &mut self.image.sink(self.chunk), &task)?;
         self.text.update();
         self.image.update();
         let scale = std::slice::from_mut(&mut self.scale);

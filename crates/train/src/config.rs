@@ -8,15 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     adamw::AdamWConfig,
+    average::AverageConfig,
+    divergence::DivergenceConfig,
+    draws::Mixing,
     error::{ConfigError, ConfigFault},
     losses::{
-        CoSent, Cosine, InfoNce, Joint, KlDistillation, LabelKind, Loss, LossScalar, MarginMse,
-        Matryoshka, MatryoshkaDim, Negatives, Reduction, Sigmoid, Temperatures, WeightedInfoNce,
+        CoSent, Cosine, InfoNce, Joint, KlDistillation, Loss, LossScalar, MarginMse, Matryoshka,
+        MatryoshkaDim, Negatives, Reduction, Sigmoid, Temperatures, WeightedInfoNce,
     },
+    plateau::{EarlyStopConfig, PlateauConfig},
     schedule::ScheduleConfig,
+    trained::TowerConfig,
 };
 
-/// Everything that decides a training run, besides the towers and the data.
+/// Everything that decides a training run (one stage), besides the towers and the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
@@ -24,8 +29,14 @@ pub struct TrainConfig {
     pub seed: Seed,
     /// Optimiser steps of the whole run, at least 1.
     pub steps: u64,
-    /// Pairs per step, at least 2.
-    pub batch: usize,
+    /// What every step learns from, at least one; their losses are summed before one update.
+    pub tasks: Vec<TaskConfig>,
+    /// What of the text tower is trained.
+    #[serde(default)]
+    pub text: TowerConfig,
+    /// What of the image tower is trained.
+    #[serde(default)]
+    pub image: TowerConfig,
     /// Inputs a tower takes and holds at once; results change by rounding only.
     pub chunks: ChunkConfig,
     /// The learning rate over time.
@@ -34,14 +45,64 @@ pub struct TrainConfig {
     pub optimizer: AdamWConfig,
     /// The most the norm of all gradients may be; larger ones are scaled down. None: no limit.
     pub clip_norm: Option<f64>,
-    /// The loss between texts and images.
-    pub loss: LossConfig,
+    /// A running average of the weights, which is what is evaluated and kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<AverageConfig>,
+    /// When a loss counts as running away; the run then stops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<DivergenceConfig>,
+    /// Lowers the learning rate while evaluations do not get better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plateau: Option<PlateauConfig>,
+    /// Ends the run when evaluations do not get better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStopConfig>,
+    /// Which weights the run ends with.
+    #[serde(default)]
+    pub keep: Keep,
     /// When the state is saved, besides at the end.
     pub checkpoint: CheckpointConfig,
     /// Steps between calls of the observer's evaluation; none: never.
     pub evaluate_every: Option<u64>,
     /// How batches are prepared while the towers work.
     pub prefetch: PrefetchConfig,
+}
+
+/// Which weights a run ends with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// Those after the last step.
+    #[default]
+    Last,
+    /// Those of the best evaluation; the last where there was none.
+    Best,
+}
+
+/// One thing that every step learns from: a batch of its own, a loss of its own with numbers of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskConfig {
+    /// Its name in the journal; each once.
+    pub name: String,
+    /// Queries per step, at least 2.
+    pub batch: usize,
+    /// Factor on its loss in the sum, above 0.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// The loss.
+    pub loss: LossConfig,
+    /// How its sources share its batches.
+    #[serde(default)]
+    pub mixing: Mixing,
+    /// With a teacher's scores: hard negatives scored above this share of the own document's are left
+    /// out (0.95 in NV-Retriever); none: none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_share: Option<f32>,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// Inputs a tower takes and holds at once.
@@ -164,6 +225,18 @@ pub struct ScalarConfig {
     pub learned: bool,
 }
 
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every_steps: None, every_seconds: Some(60) }
+    }
+}
+
+impl Default for PrefetchConfig {
+    fn default() -> Self {
+        Self { threads: 1, ahead: 2 }
+    }
+}
+
 impl ScalarConfig {
     /// CLIP's: starts at `ln(1/0.07)`, stays within `[0, ln 100]`.
     #[must_use]
@@ -265,7 +338,7 @@ impl TrainConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut faults = Faults::default();
         faults.need("steps", self.steps, self.steps >= 1, "at least 1");
-        faults.need("batch", self.batch, self.batch >= 2, "at least 2");
+        self.check_tasks(&mut faults);
         let sizes = [
             ("chunks.text.size", self.chunks.text.size),
             ("chunks.image.size", self.chunks.image.size),
@@ -275,7 +348,7 @@ impl TrainConfig {
         }
         self.check_schedule(&mut faults);
         self.check_optimizer(&mut faults);
-        self.check_loss(&mut faults);
+        self.check_parts(&mut faults);
         self.check_cadence(&mut faults);
         faults.done()
     }
@@ -309,21 +382,36 @@ impl TrainConfig {
         }
     }
 
-    fn check_loss(&self, faults: &mut Faults) {
-        let n_before = faults.0.len();
-        self.loss.check("loss", faults);
-        if faults.0.len() == n_before {
-            let loss = self.loss.build();
-            // Batches of the trainer are pairs without labels and without hard negatives.
-            let needs = loss.needs();
-            let without = needs == LabelKind::None && loss.min_negatives() == 0;
-            let found = match needs {
-                LabelKind::None => "one of hard negatives",
-                LabelKind::Grades => "one of grades",
-                LabelKind::TeacherScores => "one of a teacher's scores",
-            };
-            faults.need("loss.kind", found, without, "a loss of pairs alone");
+    fn check_tasks(&self, faults: &mut Faults) {
+        faults.need("tasks", "empty", !self.tasks.is_empty(), "one task or more");
+        for (i, task) in self.tasks.iter().enumerate() {
+            let key = format!("tasks.{i}");
+            let fresh = self.tasks[..i].iter().all(|before| before.name != task.name);
+            let name = format!("`{}`", task.name);
+            let fits = fresh && !task.name.is_empty();
+            faults.need(&format!("{key}.name"), name, fits, "a name that no other task has");
+            faults.need(&format!("{key}.batch"), task.batch, task.batch >= 2, "at least 2");
+            let weight = task.weight;
+            faults.need(&format!("{key}.weight"), weight, positive(weight), "a number above 0");
+            task.loss.check(&format!("{key}.loss"), faults);
         }
+    }
+
+    fn check_parts(&self, faults: &mut Faults) {
+        let checks = [
+            self.text.select.check("text.select"),
+            self.image.select.check("image.select"),
+            self.average.as_ref().map_or(Ok(()), |average| average.check("average")),
+            self.divergence.as_ref().map_or(Ok(()), |divergence| divergence.check("divergence")),
+            self.plateau.as_ref().map_or(Ok(()), |plateau| plateau.check("plateau")),
+            self.early_stop.as_ref().map_or(Ok(()), |stop| stop.check("early_stop")),
+        ];
+        faults.0.extend(checks.into_iter().filter_map(Result::err).flat_map(|e| e.faults));
+        let watches =
+            self.plateau.is_some() || self.early_stop.is_some() || self.keep == Keep::Best;
+        let fits = !watches || self.evaluate_every.is_some();
+        let expected = "a number of steps where `plateau`, `early_stop` or `keep = \"best\"` look at evaluations";
+        faults.need("evaluate_every", "left out", fits, expected);
     }
 
     fn check_cadence(&self, faults: &mut Faults) {
@@ -374,19 +462,19 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::config;
+    use crate::testing::{config, info_nce, task};
 
     #[test]
     fn tells_all_faults_at_once() {
         let mut config = config();
         config.check().unwrap();
-        config.batch = 1;
+        config.tasks[0].batch = 1;
         config.optimizer.betas.1 = 1.0;
         config.schedule.peak_lr = f64::NAN;
         config.checkpoint.every_steps = Some(0);
         assert_eq!(
             config.check().unwrap_err().to_string(),
-            "`batch` is 1, it must be at least 2; \
+            "`tasks.0.batch` is 1, it must be at least 2; \
              `schedule.peak_lr` is NaN, it must be a number above 0; \
              `optimizer.betas.1` is 1, it must be at least 0 and below 1; \
              `checkpoint.every_steps` is 0, it must be at least 1"
@@ -400,14 +488,14 @@ mod tests {
     #[test]
     fn tells_the_faults_of_a_loss_by_their_keys() {
         let faults = |loss| {
-            let config = TrainConfig { loss, ..config() };
+            let config = TrainConfig { tasks: vec![task("pairs", 8, loss)], ..config() };
             config.check().unwrap_err().to_string()
         };
         let temperatures = Temperatures { student: 0.0, teacher: f32::INFINITY };
         assert_eq!(
             faults(LossConfig::Kl { temperatures }),
-            "`loss.temperatures.student` is 0, it must be a number above 0; \
-             `loss.temperatures.teacher` is inf, it must be a number above 0"
+            "`tasks.0.loss.temperatures.student` is 0, it must be a number above 0; \
+             `tasks.0.loss.temperatures.teacher` is inf, it must be a number above 0"
         );
         let wrong = ScalarConfig { init: 9.0, ..scalar() };
         let dims = [(8, 1.0), (0, 1.0), (8, -1.0)];
@@ -415,21 +503,26 @@ mod tests {
         let loss = Box::new(LossConfig::Joint { log_scale: wrong });
         assert_eq!(
             faults(LossConfig::Matryoshka { dims, loss }),
-            "`loss.dims.1.dim` is 0, it must be at least 1, and each width once; \
-             `loss.dims.2.dim` is 8, it must be at least 1, and each width once; \
-             `loss.dims.2.weight` is -1, it must be a number above 0; \
-             `loss.loss.log_scale.init` is 9, it must be between its `min` and `max`"
+            "`tasks.0.loss.dims.1.dim` is 0, it must be at least 1, and each width once; \
+             `tasks.0.loss.dims.2.dim` is 8, it must be at least 1, and each width once; \
+             `tasks.0.loss.dims.2.weight` is -1, it must be a number above 0; \
+             `tasks.0.loss.loss.log_scale.init` is 9, it must be between its `min` and `max`"
         );
-        let nested = LossConfig::Matryoshka { dims: Vec::new(), loss: Box::new(config().loss) };
+        let nested = LossConfig::Matryoshka { dims: Vec::new(), loss: Box::new(info_nce()) };
         let dims = vec![MatryoshkaDim { dim: 8, weight: 1.0 }];
         assert_eq!(
             faults(LossConfig::Matryoshka { dims, loss: Box::new(nested) }),
-            "`loss.loss.kind` is matryoshka, it must be another loss; \
-             `loss.loss.dims` is empty, it must be one width or more"
+            "`tasks.0.loss.loss.kind` is matryoshka, it must be another loss; \
+             `tasks.0.loss.loss.dims` is empty, it must be one width or more"
         );
+        let mut twins = config();
+        twins.tasks.push(twins.tasks[0].clone());
+        twins.keep = Keep::Best;
         assert_eq!(
-            faults(LossConfig::Cosine {}),
-            "`loss.kind` is one of grades, it must be a loss of pairs alone"
+            twins.check().unwrap_err().to_string(),
+            "`tasks.1.name` is `pairs`, it must be a name that no other task has; \
+             `evaluate_every` is left out, it must be a number of steps where `plateau`, `early_stop` \
+             or `keep = \"best\"` look at evaluations"
         );
     }
 
@@ -463,16 +556,16 @@ mod tests {
 
     #[test]
     fn all_hard_negatives_count_when_not_told() {
-        let mut json = serde_json::to_value(config().loss).unwrap();
+        let mut json = serde_json::to_value(info_nce()).unwrap();
         json.as_object_mut().unwrap().remove("negatives").unwrap();
-        assert_eq!(serde_json::from_value::<LossConfig>(json).unwrap(), config().loss);
+        assert_eq!(serde_json::from_value::<LossConfig>(json).unwrap(), info_nce());
     }
 
     #[test]
     fn refuses_unknown_settings() {
         let mut json = serde_json::to_value(config()).unwrap();
         assert_eq!(serde_json::from_value::<TrainConfig>(json.clone()).unwrap(), config());
-        json["loss"]["reducton"] = "one_way".into();
+        json["tasks"][0]["loss"]["reducton"] = "one_way".into();
         let error = serde_json::from_value::<TrainConfig>(json).unwrap_err().to_string();
         assert!(error.contains("unknown field `reducton`"), "{error}");
     }

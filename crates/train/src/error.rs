@@ -202,8 +202,37 @@ pub enum TrainError<E: std::error::Error + 'static> {
         name: String,
     },
     /// Batches cannot be drawn.
-    #[error("cannot draw batches")]
-    Sampler(#[from] SamplerError),
+    #[error("cannot draw the batches of task `{task}`")]
+    Sampler {
+        /// The task.
+        task: String,
+        /// The reason.
+        #[source]
+        source: SamplerError,
+    },
+    /// There are not the sources of every task.
+    #[error("there are sources for {found} tasks, the configuration has {expected}")]
+    Sources {
+        /// Lists of sources.
+        found: usize,
+        /// Tasks.
+        expected: usize,
+    },
+    /// The loss runs away.
+    #[error(
+        "step {step}: the loss diverged: {lowest} or more in each of the last {steps} steps, {median} before; \
+         lower the learning rate, or go on from the last saved state with other settings"
+    )]
+    Diverged {
+        /// The step.
+        step: u64,
+        /// The median of the losses before.
+        median: f64,
+        /// The lowest of the newest losses.
+        lowest: f64,
+        /// How many are the newest.
+        steps: usize,
+    },
     /// A batch could not be prepared.
     #[error(transparent)]
     Prefetch(#[from] PrefetchError<E>),
@@ -217,22 +246,15 @@ pub enum TrainError<E: std::error::Error + 'static> {
         /// Why the first was rejected.
         reason: String,
     },
-    /// The source gave a batch whose parts do not fit together.
-    #[error(
-        "step {step}: the batch has {items} items, {texts} texts, {images} images and \
-         {}, {}, {} ids", ids[0], ids[1], ids[2]
-    )]
+    /// A source gave a batch whose parts do not fit together.
+    #[error("step {step}: the batch of task `{task}` does not fit together: {what}")]
     Ragged {
         /// The step.
         step: u64,
-        /// Number of items.
-        items: usize,
-        /// Number of texts.
-        texts: usize,
-        /// Number of images.
-        images: usize,
-        /// Number of text, image and group ids.
-        ids: [usize; 3],
+        /// The task.
+        task: String,
+        /// What was found.
+        what: String,
     },
     /// A tower refused an input.
     #[error("step {step} failed; the batch is {}", items.join(", "))]

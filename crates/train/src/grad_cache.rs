@@ -103,22 +103,84 @@ fn is_frozen<T: Tower>(tower: &T) -> bool {
     tower.parameters().iter().all(|p| p.frozen)
 }
 
-/// One side of a step: a tower, what it reads, and where its gradients go.
-pub struct Side<'a, T: Tower> {
+/// A tower of a step, and where the gradients of its parameters are added.
+pub struct Sink<'a, T: Tower> {
     /// The tower.
     pub tower: &'a T,
-    /// Its inputs, `[b]`.
-    pub inputs: &'a [&'a T::Input],
     /// How many inputs it takes at once and how many it holds.
     pub chunking: Chunking,
     /// Where the gradients of its parameters are added.
     pub gradients: &'a mut Gradients,
 }
 
+/// One side of a batch: the inputs of one tower.
+pub enum Side<'a, T: Tower, I: Tower> {
+    /// For the text tower.
+    Texts(&'a [&'a T::Input]),
+    /// For the image tower.
+    Images(&'a [&'a I::Input]),
+}
+
+/// A batch of a task: queries `[b]`, documents `[b·(1+m)]`, and what is known of them.
+pub struct Task<'a, T: Tower, I: Tower> {
+    /// The one side.
+    pub queries: Side<'a, T, I>,
+    /// The other: each query's own, then `m` hard negatives of each query. May be of the same tower.
+    pub documents: Side<'a, T, I>,
+    /// The pairs that are no negatives.
+    pub false_negatives: &'a FalseNegatives,
+    /// What is known of the pairs besides that they match.
+    pub labels: Labels<'a>,
+    /// The loss.
+    pub loss: &'a dyn Loss,
+    /// The loss's own numbers.
+    pub scalars: &'a [f32],
+    /// Factor on the loss.
+    pub weight: f64,
+}
+
+/// The embeddings of a side, with the tower that made them.
+enum EmbeddedSide<'a, T: Tower, I: Tower> {
+    Text(Embedded<'a, T>),
+    Image(Embedded<'a, I>),
+}
+
+impl<'a, T: Tower, I: Tower> EmbeddedSide<'a, T, I> {
+    fn of(
+        side: &Side<'a, T, I>,
+        (text, text_chunking): (&'a T, Chunking),
+        (image, image_chunking): (&'a I, Chunking),
+    ) -> Result<Self, StepError> {
+        Ok(match side {
+            Side::Texts(inputs) => Self::Text(embed_chunks(text, inputs, text_chunking)?),
+            Side::Images(inputs) => Self::Image(embed_chunks(image, inputs, image_chunking)?),
+        })
+    }
+
+    fn embeddings(&self) -> &Embeddings {
+        match self {
+            Self::Text(side) => side.embeddings(),
+            Self::Image(side) => side.embeddings(),
+        }
+    }
+
+    fn backward(
+        self,
+        gradient: &Embeddings,
+        text: &mut Gradients,
+        image: &mut Gradients,
+    ) -> Result<(), StepError> {
+        match self {
+            Self::Text(side) => side.backward_chunks(gradient, text),
+            Self::Image(side) => side.backward_chunks(gradient, image),
+        }
+    }
+}
+
 /// What a step says about its batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepOutcome {
-    /// The loss.
+    /// The loss, without its weight.
     pub loss: f64,
     /// Share of queries whose own document scores highest.
     pub accuracy: f64,
@@ -126,7 +188,7 @@ pub struct StepOutcome {
     pub d_scalars: Vec<f64>,
 }
 
-/// Adds the gradients of one batch of matched inputs to both sides.
+/// Adds the gradients of one task's batch to the towers.
 ///
 /// When the loss is not finite nothing is sent back to the towers.
 ///
@@ -134,26 +196,38 @@ pub struct StepOutcome {
 /// When a tower refuses an input.
 ///
 /// # Panics
-/// When the documents are not one or more for each query, there is no query, a chunk is zero, or the
-/// loss needs labels.
-pub fn step<Q: Tower, D: Tower>(
-    queries: Side<'_, Q>,
-    documents: Side<'_, D>,
-    false_negatives: &FalseNegatives,
-    loss: &dyn Loss,
-    scalars: &[f32],
+/// When the batch does not fit its loss ([`Loss::evaluate`]), or a chunk is zero.
+pub fn step<T: Tower, I: Tower>(
+    text: &mut Sink<'_, T>,
+    image: &mut Sink<'_, I>,
+    task: &Task<'_, T, I>,
 ) -> Result<StepOutcome, StepError> {
-    let q = embed_chunks(queries.tower, queries.inputs, queries.chunking)?;
-    let d = embed_chunks(documents.tower, documents.inputs, documents.chunking)?;
-    let (q_rows, d_rows) = (q.embeddings(), d.embeddings());
-    let batch = Batch { queries: q_rows, documents: d_rows, false_negatives, labels: Labels::None };
-    let Outcome { loss, accuracy, d_queries, d_documents, d_scalars } =
-        loss.evaluate(batch, scalars);
+    let towers = ((text.tower, text.chunking), (image.tower, image.chunking));
+    let queries = EmbeddedSide::of(&task.queries, towers.0, towers.1)?;
+    let documents = EmbeddedSide::of(&task.documents, towers.0, towers.1)?;
+    let batch = Batch {
+        queries: queries.embeddings(),
+        documents: documents.embeddings(),
+        false_negatives: task.false_negatives,
+        labels: task.labels,
+    };
+    let outcome = task.loss.evaluate(batch, task.scalars);
+    let Outcome { loss, accuracy, mut d_queries, mut d_documents, mut d_scalars } = outcome;
     if loss.is_finite() {
-        q.backward_chunks(&d_queries, queries.gradients)?;
-        d.backward_chunks(&d_documents, documents.gradients)?;
+        for d in [&mut d_queries, &mut d_documents] {
+            scale(d.values_mut(), task.weight);
+        }
+        d_scalars.iter_mut().for_each(|d| *d *= task.weight);
+        queries.backward(&d_queries, text.gradients, image.gradients)?;
+        documents.backward(&d_documents, text.gradients, image.gradients)?;
     }
     Ok(StepOutcome { loss, accuracy, d_scalars })
+}
+
+fn scale(values: &mut [f32], weight: f64) {
+    if weight != 1.0 {
+        values.iter_mut().for_each(|value| *value *= weight as f32);
+    }
 }
 
 #[cfg(test)]

@@ -21,17 +21,15 @@ pub const JOURNAL_FILE: &str = "train.jsonl";
 pub struct StepLog {
     /// The step, from 1.
     pub step: u64,
-    /// The loss before the update.
+    /// The weighted sum of the tasks' losses before the update.
     pub loss: f64,
-    /// Share of texts whose own image scores highest in the batch.
-    pub accuracy: f64,
     /// The learning rate, before multipliers.
     pub lr: f64,
-    /// The loss's own numbers, before the update (`log_scale`).
-    pub scalars: BTreeMap<String, f32>,
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
-    /// Pairs trained on.
+    /// What is known of each task, by its name.
+    pub tasks: BTreeMap<String, TaskLog>,
+    /// Pairs trained on, of all tasks.
     pub pairs: usize,
     /// Pairs left out because they could not be read.
     pub rejected: usize,
@@ -41,6 +39,21 @@ pub struct StepLog {
     pub seconds: f64,
     /// Share of that time spent waiting for data.
     pub wait_share: f64,
+}
+
+/// What is known of a task in a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskLog {
+    /// Its loss before the update, without its weight.
+    pub loss: f64,
+    /// How often it was right in the batch, 0 to 1; what that means is the loss's to say.
+    pub accuracy: f64,
+    /// The loss's own numbers, before the update (`log_scale`).
+    pub scalars: BTreeMap<String, f32>,
+    /// Queries trained on.
+    pub pairs: usize,
+    /// Rows left out because they could not be read.
+    pub rejected: usize,
 }
 
 impl StepLog {
@@ -53,6 +66,7 @@ impl StepLog {
 
 /// The open journal.
 pub(crate) struct Journal {
+    path: PathBuf,
     file: fs::File,
 }
 
@@ -72,7 +86,15 @@ impl Journal {
             writeln!(file, "{line}")?;
         }
         fs::rename(&staged, &path)?;
-        Ok(Self { file })
+        Ok(Self { path, file })
+    }
+
+    /// The losses of all steps so far.
+    pub(crate) fn losses(&self) -> std::io::Result<Vec<f64>> {
+        let logs = read(&self.path)?.into_iter();
+        Ok(logs
+            .filter_map(|line| Some(serde_json::from_str::<StepLog>(&line).ok()?.loss))
+            .collect())
     }
 
     pub(crate) fn write(&mut self, log: &StepLog) -> std::io::Result<()> {

@@ -1,6 +1,6 @@
 //! Contrastive training of towers that meet only at their embeddings.
 //!
-//! In:  towers ([`conjoin_core::Tower`]), a source of text–image pairs, a [`TrainConfig`].
+//! In:  towers ([`conjoin_core::Tower`]), sources of pairs per task, a [`TrainConfig`].
 //! Out: trained parameters in the towers, `train.jsonl`, training states that resume exactly.
 //! Not here: the towers themselves (`conjoin-model`), reading data (`conjoin-data`), metrics
 //!      (`conjoin-eval`); evaluation during training is a callback.
@@ -9,6 +9,7 @@ mod adamw;
 mod average;
 mod config;
 mod divergence;
+mod draws;
 mod error;
 mod events;
 mod grad_cache;
@@ -22,25 +23,29 @@ mod prefetch;
 mod sampler;
 mod schedule;
 mod selection;
+mod source;
 mod state;
 mod task;
 #[cfg(test)]
 mod testing;
+mod trained;
 mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig, clip_factor, grad_norm};
 pub use average::{Average, AverageConfig, AverageTensor, WarmUp, interpolate};
 pub use config::{
-    CheckpointConfig, ChunkConfig, Chunking, LossConfig, PrefetchConfig, ScalarConfig, TrainConfig,
+    CheckpointConfig, ChunkConfig, Chunking, Keep, LossConfig, PrefetchConfig, ScalarConfig,
+    TaskConfig, TrainConfig,
 };
 pub use divergence::{Divergence, DivergenceConfig};
+pub use draws::Mixing;
 pub use error::{
     ConfigError, ConfigFault, PrefetchError, SamplerError, StateError, StateErrorKind, StepError,
     TrainError,
 };
 pub use events::EventWriter;
-pub use grad_cache::{Embedded, Side, StepOutcome, embed_chunks, step};
-pub use journal::{JOURNAL_FILE, StepLog};
+pub use grad_cache::{Embedded, Side, Sink, StepOutcome, Task, embed_chunks, step};
+pub use journal::{JOURNAL_FILE, StepLog, TaskLog};
 pub use lora::{Lora, LoraConfig, LoraTarget};
 pub use losses::{
     Aspect, Batch, CoSent, Cosine, FalseNegatives, InfoNce, Joint, KlDistillation, LabelKind,
@@ -52,5 +57,8 @@ pub use prefetch::{Batches, prefetch};
 pub use sampler::{Sampler, SamplerConfig};
 pub use schedule::{Decay, ScheduleConfig};
 pub use selection::{LrMultiplier, Selection, SelectionConfig, check_prefixes, prefix_multipliers};
+pub use source::{Ids, Inputs, OwnedLabels, Reject, Source, TaskBatch};
 pub use state::{STATE_FORMAT, STATE_VERSION, latest_state};
-pub use trainer::{Ended, NoObserver, Observer, PairBatch, PairSource, Reject, Trainer};
+pub use task::{Weighted, batch_of};
+pub use trained::TowerConfig;
+pub use trainer::{Ended, NoObserver, Observer, Trainer};

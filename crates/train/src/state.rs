@@ -21,14 +21,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     adamw::AdamW,
+    average::Average,
     config::TrainConfig,
     error::{StateError, StateErrorKind},
+    plateau::EvaluationPoint,
 };
 
 /// The artefact's format.
 pub const STATE_FORMAT: &str = "train_state";
 /// The newest version of the format this build reads, and the one it writes.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 const TENSORS_FILE: &str = "state.safetensors";
 const FACTS_FILE: &str = "state.json";
@@ -42,12 +44,15 @@ const _: () = assert!(cfg!(target_endian = "little"), "tensor files are little-e
 pub(crate) struct Part<'a> {
     pub(crate) parameters: &'a [Parameter],
     pub(crate) optimizer: &'a AdamW,
+    /// Their running average, updated in every step.
+    pub(crate) average: Option<&'a Average>,
 }
 
 /// The same, to be filled from a state.
 pub(crate) struct PartMut<'a> {
     pub(crate) parameters: &'a mut [Parameter],
     pub(crate) optimizer: &'a mut AdamW,
+    pub(crate) average: Option<&'a mut Average>,
 }
 
 /// What a state must fit: all that decides the run besides the numbers.
@@ -62,24 +67,39 @@ pub(crate) struct Identity {
     frozen: String,
 }
 
+/// How far a run has come.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Progress {
+    pub(crate) n_steps: u64,
+    pub(crate) points: Vec<EvaluationPoint>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Facts {
     n_steps: u64,
+    /// What the observer measured so far.
+    points: Vec<EvaluationPoint>,
     identity: Identity,
 }
 
+/// SHA-256 over the parameters that training leaves alone.
+pub(crate) fn hash_frozen(parameters: &[Parameter]) -> String {
+    let frozen = parameters.iter().filter(|p| p.frozen);
+    let hashes: String = frozen
+        .map(|p| format!("{} {}\n", p.name, hash_bytes(bytemuck::cast_slice(&p.value))))
+        .collect();
+    hash_bytes(hashes.as_bytes())
+}
+
 impl Identity {
-    pub(crate) fn new(config: &TrainConfig, data: &str, parameters: &[&[Parameter]]) -> Self {
+    /// Of a configuration, its data, and hashes of what stays as it is.
+    pub(crate) fn new(config: &TrainConfig, data: &str, frozen: &[&str]) -> Self {
         let mut config = serde_json::to_value(config).expect("a configuration is plain data");
         if let Some(settings) = config.as_object_mut() {
             settings.retain(|key, _| !FREE_SETTINGS.contains(&key.as_str()));
         }
-        let frozen = parameters.iter().flat_map(|list| list.iter()).filter(|p| p.frozen);
-        let hashes: String = frozen
-            .map(|p| format!("{} {}\n", p.name, hash_bytes(bytemuck::cast_slice(&p.value))))
-            .collect();
-        Self { config, data: data.to_owned(), frozen: hash_bytes(hashes.as_bytes()) }
+        Self { config, data: data.to_owned(), frozen: hash_bytes(frozen.concat().as_bytes()) }
     }
 
     fn check(&self, state: &Self) -> Result<(), StateErrorKind> {
@@ -150,7 +170,12 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn take(n_steps: u64, seed: u64, identity: &Identity, parts: &[Part<'_>]) -> Self {
+    pub(crate) fn take(
+        progress: &Progress,
+        seed: u64,
+        identity: &Identity,
+        parts: &[Part<'_>],
+    ) -> Self {
         let tensors = parts.iter().flat_map(tensors_of).map(|(name, shape, values)| {
             let bytes = bytemuck::cast_slice(values);
             let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes)
@@ -159,17 +184,33 @@ impl Snapshot {
         });
         let tensors = safetensors::serialize(tensors, None).expect("names and shapes are plain");
         let config_hash = hash_bytes(identity.config.to_string().as_bytes());
-        let facts = Facts { n_steps, identity: identity.clone() };
+        let Progress { n_steps, points } = progress.clone();
+        let facts = Facts { n_steps, points, identity: identity.clone() };
         let facts = serde_json::to_vec_pretty(&facts).expect("facts are plain data");
         Self { n_steps, seed, tensors, facts, config_hash }
     }
 
+    /// Writes it as the newest state of a run and removes the older ones.
     fn write(&self, run: &Path) -> Result<PathBuf, StateErrorKind> {
         let folder = run.join(FOLDER);
         fs::create_dir_all(&folder)?;
         remove_unfinished(&folder)?;
         let target = folder.join(format!("step-{:012}", self.n_steps));
-        let writer = ArtifactWriter::create(&target, STATE_FORMAT)?;
+        self.write_to(&target)?;
+        for old in states(run)?.into_iter().filter(|state| *state < target) {
+            fs::remove_dir_all(old)?;
+        }
+        Ok(target)
+    }
+
+    /// Writes it as the best of a run, in the place of the one before.
+    pub(crate) fn write_best(&self, run: &Path) -> Result<(), StateError> {
+        let path = best_state(run);
+        self.write_to(&path).map_err(|kind| StateError { path, kind })
+    }
+
+    fn write_to(&self, target: &Path) -> Result<(), StateErrorKind> {
+        let writer = ArtifactWriter::create(target, STATE_FORMAT)?;
         fs::write(writer.file(TENSORS_FILE), &self.tensors)?;
         fs::write(writer.file(FACTS_FILE), &self.facts)?;
         let mut manifest = Manifest::new(STATE_FORMAT, STATE_VERSION);
@@ -177,11 +218,13 @@ impl Snapshot {
         manifest.seed = Some(self.seed);
         manifest.facts.insert("n_steps".to_owned(), self.n_steps.into());
         writer.commit(manifest)?;
-        for old in states(run)?.into_iter().filter(|state| *state < target) {
-            fs::remove_dir_all(old)?;
-        }
-        Ok(target)
+        Ok(())
     }
+}
+
+/// Where the state with the best evaluation of a run is.
+pub(crate) fn best_state(run: &Path) -> PathBuf {
+    run.join("best")
 }
 
 /// Removes what a process that was killed had begun to write.
@@ -205,6 +248,10 @@ fn tensors_of<'a>(part: &Part<'a>) -> Vec<(String, &'a [usize], &'a [f32])> {
         tensors.push((format!("value/{name}"), shape, value));
         tensors.push((format!("mean/{name}"), shape, &moments.mean));
         tensors.push((format!("square/{name}"), shape, &moments.square));
+    }
+    let averages = part.average.iter().flat_map(|average| average.tensors());
+    for average in averages.filter(|average| !average.value.is_empty()) {
+        tensors.push((format!("average/{}", average.name), &average.shape, &average.value));
     }
     tensors
 }
@@ -246,13 +293,12 @@ impl Drop for StateWriter {
     }
 }
 
-/// Fills the parts from a state and returns the number of steps done. On an error nothing has
-/// changed.
+/// Fills the parts from a state and tells how far the run had come. On an error nothing has changed.
 pub(crate) fn load(
     path: &Path,
     identity: &Identity,
     parts: &mut [PartMut<'_>],
-) -> Result<u64, StateError> {
+) -> Result<Progress, StateError> {
     read(path, identity, parts).map_err(|kind| StateError { path: path.to_owned(), kind })
 }
 
@@ -260,7 +306,7 @@ fn read(
     path: &Path,
     identity: &Identity,
     parts: &mut [PartMut<'_>],
-) -> Result<u64, StateErrorKind> {
+) -> Result<Progress, StateErrorKind> {
     let artifact = Artifact::open(path, STATE_FORMAT, STATE_VERSION)?;
     artifact.verify()?;
     let facts: Facts = serde_json::from_slice(&fs::read(artifact.file(FACTS_FILE))?)
@@ -275,13 +321,14 @@ fn read(
     for part in parts {
         fill(part, &tensors, facts.n_steps)?;
     }
-    Ok(facts.n_steps)
+    Ok(Progress { n_steps: facts.n_steps, points: facts.points })
 }
 
 fn check_tensors(tensors: &SafeTensors<'_>, parts: &[PartMut<'_>]) -> Result<(), StateErrorKind> {
     let mut expected = BTreeMap::new();
     for part in parts {
-        let part = Part { parameters: part.parameters, optimizer: part.optimizer };
+        let average = part.average.as_deref();
+        let part = Part { parameters: part.parameters, optimizer: part.optimizer, average };
         expected.extend(tensors_of(&part).into_iter().map(|(name, shape, _)| (name, shape)));
     }
     for (name, shape) in &expected {
@@ -315,13 +362,22 @@ fn fill(
             ("square", moments.square.as_mut_slice()),
         ];
         for (kind, target) in targets {
-            let bytes = tensor(tensors, &format!("{kind}/{name}"))?.data();
-            for (value, bytes) in target.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *value = f32::from_le_bytes(*bytes);
-            }
+            copy(&tensor(tensors, &format!("{kind}/{name}"))?, target);
+        }
+    }
+    if let Some(average) = &mut part.average {
+        average.set_n_updates(n_steps);
+        for average in average.tensors_mut().iter_mut().filter(|a| !a.value.is_empty()) {
+            copy(&tensor(tensors, &format!("average/{}", average.name))?, &mut average.value);
         }
     }
     Ok(())
+}
+
+fn copy(from: &TensorView<'_>, to: &mut [f32]) {
+    for (value, bytes) in to.iter_mut().zip(from.data().as_chunks::<4>().0) {
+        *value = f32::from_le_bytes(*bytes);
+    }
 }
 
 fn tensor<'a>(tensors: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>, StateErrorKind> {

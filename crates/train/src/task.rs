@@ -1,43 +1,176 @@
-//! What a task of the training owns besides the towers: its loss and the loss's own numbers.
+//! What a task of the training owns besides the towers: its sources, its loss and the loss's own numbers.
 //!
-//! In:  a loss. Out: its scalars as parameters, updated by the same optimiser as the towers.
-//! Not here: which inputs go to which tower (`trainer`). Another task (text–text, say) is another
-//! `Task` with its own name, and one more call of `grad_cache::step` per training step.
+//! In:  a [`TaskConfig`], sources. Out: its batches; its scalars as parameters, updated by the same
+//!      optimiser as the towers.
+//! Not here: gradients of the towers (`grad_cache`), the steps (`trainer`).
 
 use std::collections::BTreeMap;
 
-use conjoin_core::{Gradients, Parameter};
+use conjoin_core::{Gradients, Parameter, Seed};
 
 use crate::{
-    adamw::{AdamW, AdamWConfig},
-    losses::Loss,
+    adamw::AdamW,
+    config::{TaskConfig, TrainConfig},
+    draws::{Drawn, Draws},
+    error::{ConfigFault, PrefetchError, TrainError},
+    losses::{LabelKind, Loss},
+    source::{Source, TaskBatch},
+    state::{Part, PartMut},
 };
 
-pub(crate) struct Task {
+/// A source of a task and how often it is drawn.
+pub struct Weighted<'a, S> {
+    /// The source.
+    pub source: &'a S,
+    /// Its weight among the sources of its task, above 0.
+    pub weight: f64,
+}
+
+/// What prepares a task's batches; shared with the threads that do it.
+pub(crate) struct TaskData<'a, S> {
+    name: String,
+    sources: Vec<&'a S>,
+    draws: Draws,
+}
+
+impl<'a, S: Source> TaskData<'a, S> {
+    /// `key` is the configuration's path of this task.
+    pub(crate) fn new(
+        (key, task): (&str, &TaskConfig),
+        sources: &[Weighted<'a, S>],
+        all: &TrainConfig,
+        loss: &dyn Loss,
+        width: usize,
+    ) -> Result<Self, TrainError<S::Error>> {
+        check_sources(key, sources, loss, width)?;
+        let drawn: Vec<Drawn<'_>> = sources
+            .iter()
+            .map(|Weighted { source, weight }| Drawn {
+                len: source.len(),
+                weight: *weight,
+                aspects: source.aspects(),
+            })
+            .collect();
+        let seed = all.seed.stream("sampler").stream(&task.name);
+        let draws = Draws::new(&drawn, (task.batch, all.steps), task.mixing, seed)
+            .map_err(|source| TrainError::Sampler { task: task.name.clone(), source })?;
+        let sources = sources.iter().map(|weighted| weighted.source).collect();
+        Ok(Self { name: task.name.clone(), sources, draws })
+    }
+
+    /// The batch of a step; `seed` is the run's own for inputs.
+    pub(crate) fn load(
+        &self,
+        step: u64,
+        seed: Seed,
+    ) -> Result<Option<TaskBatch<S::Text, S::Image>>, S::Error> {
+        let seed = seed.stream(&self.name).at(step);
+        let mut parts = Vec::new();
+        for (source, rows) in self.draws.batch(step) {
+            parts.push(self.sources[source].load(&rows, seed.at(source as u64))?);
+        }
+        Ok(TaskBatch::join(parts))
+    }
+
+    pub(crate) fn fingerprint(&self) -> String {
+        let prints: Vec<&str> = self.sources.iter().map(|source| source.fingerprint()).collect();
+        format!("{}: {}", self.name, prints.join(" "))
+    }
+}
+
+/// The batch of a task that a trainer of this configuration takes in a step, for those who want to look
+/// at it.
+///
+/// # Errors
+/// When the sources do not fit the task, or cannot be read; a batch without a readable row included.
+pub fn batch_of<S: Source>(
+    config: &TrainConfig,
+    task: &TaskConfig,
+    sources: &[Weighted<'_, S>],
+    step: u64,
+) -> Result<TaskBatch<S::Text, S::Image>, TrainError<S::Error>> {
+    let loss = task.loss.build();
+    let data = TaskData::new((&task.name, task), sources, config, loss.as_ref(), usize::MAX)?;
+    let loaded = data.load(step, config.seed.stream("inputs"));
+    let batch = loaded.map_err(|source| PrefetchError::Failed { step, source })?;
+    let ragged = |what: String| TrainError::Ragged { step, task: task.name.clone(), what };
+    let batch = batch.ok_or_else(|| ragged("its sources differ".to_owned()))?;
+    batch.check().map_err(ragged)?;
+    Ok(batch)
+}
+
+fn check_sources<S: Source>(
+    key: &str,
+    sources: &[Weighted<'_, S>],
+    loss: &dyn Loss,
+    width: usize,
+) -> Result<(), TrainError<S::Error>> {
+    let mut faults = Vec::new();
+    let mut need = |what: &str, found: String, fits: bool, expected: &'static str| {
+        if !fits {
+            faults.push(ConfigFault { key: format!("{key}.{what}"), found, expected });
+        }
+    };
+    need("sources", "empty".to_owned(), !sources.is_empty(), "one or more");
+    for Weighted { source, weight } in sources {
+        let fits = weight.is_finite() && *weight > 0.0;
+        need("sources.weight", weight.to_string(), fits, "a number above 0");
+        let labels = source.labels();
+        let fits = loss.needs() == LabelKind::None || loss.needs() == labels;
+        let found = match loss.needs() {
+            LabelKind::None => "for any data",
+            LabelKind::Grades => "for data with grades",
+            LabelKind::TeacherScores => "for data with a teacher's scores",
+        };
+        need("loss.kind", found.to_owned(), fits, "a loss that the labels of its data allow");
+        let m = source.n_negatives();
+        let fits = m >= loss.min_negatives();
+        need("loss.kind", format!("for data with {m} hard negatives"), fits, "one without them");
+    }
+    let same =
+        sources.windows(2).all(|pair| pair[0].source.n_negatives() == pair[1].source.n_negatives());
+    need("sources", "of unequal numbers of hard negatives".to_owned(), same, "of one number");
+    let fits = loss.min_width() <= width;
+    need(
+        "loss.dims",
+        format!("{} of {width}", loss.min_width()),
+        fits,
+        "at most the towers' width",
+    );
+    if faults.is_empty() { Ok(()) } else { Err(crate::ConfigError { faults }.into()) }
+}
+
+/// The loss of a task with its own numbers.
+pub(crate) struct TaskLoss {
+    pub(crate) name: String,
     pub(crate) loss: Box<dyn Loss>,
+    pub(crate) weight: f64,
+    pub(crate) teacher_share: Option<f32>,
     /// The loss's scalars: without decay, frozen where they are not learned.
     pub(crate) scalars: Vec<Parameter>,
     pub(crate) gradients: Gradients,
-    pub(crate) optimizer: AdamW,
+    optimizer: AdamW,
 }
 
-impl Task {
-    /// A task whose scalars are called `loss.NAME.SCALAR`.
-    pub(crate) fn new(name: &str, loss: Box<dyn Loss>, config: &AdamWConfig) -> Self {
+impl TaskLoss {
+    /// Its scalars are called `loss.NAME.SCALAR`.
+    pub(crate) fn new(task: &TaskConfig, all: &TrainConfig) -> Self {
+        let loss = task.loss.build();
         let scalars: Vec<Parameter> = loss
             .scalars()
             .iter()
             .map(|scalar| Parameter {
-                name: format!("loss.{name}.{}", scalar.name),
+                name: format!("loss.{}.{}", task.name, scalar.name),
                 shape: Vec::new(),
                 value: vec![scalar.init].into(),
                 decay: false,
                 frozen: !scalar.learned,
             })
             .collect();
-        let (gradients, optimizer) =
-            (Gradients::zeros(&scalars), AdamW::new(config.clone(), &scalars));
-        Self { loss, scalars, gradients, optimizer }
+        let gradients = Gradients::zeros(&scalars);
+        let optimizer = AdamW::new(all.optimizer.clone(), &scalars);
+        let (name, weight, teacher_share) = (task.name.clone(), task.weight, task.teacher_share);
+        Self { name, loss, weight, teacher_share, scalars, gradients, optimizer }
     }
 
     pub(crate) fn values(&self) -> Vec<f32> {
@@ -62,5 +195,13 @@ impl Task {
         for (parameter, spec) in self.scalars.iter_mut().zip(self.loss.scalars()) {
             parameter.value[0] = parameter.value[0].clamp(spec.min, spec.max);
         }
+    }
+
+    pub(crate) fn part(&self) -> Part<'_> {
+        Part { parameters: &self.scalars, optimizer: &self.optimizer, average: None }
+    }
+
+    pub(crate) fn part_mut(&mut self) -> PartMut<'_> {
+        PartMut { parameters: &mut self.scalars, optimizer: &mut self.optimizer, average: None }
     }
 }

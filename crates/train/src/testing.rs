@@ -11,13 +11,15 @@ use rand::Rng as _;
 use crate::{
     adamw::AdamWConfig,
     config::{
-        CheckpointConfig, ChunkConfig, Chunking, LossConfig, PrefetchConfig, ScalarConfig,
-        TrainConfig,
+        CheckpointConfig, ChunkConfig, Chunking, Keep, LossConfig, PrefetchConfig, ScalarConfig,
+        TaskConfig, TrainConfig,
     },
-    losses::{Negatives, Reduction},
+    draws::Mixing,
+    losses::{LabelKind, Negatives, Reduction},
     schedule::{Decay, ScheduleConfig},
     selection::LrMultiplier,
-    trainer::{PairBatch, PairSource, Reject},
+    source::{Ids, Inputs, OwnedLabels, Reject, Source, TaskBatch},
+    trained::TowerConfig,
 };
 
 pub(crate) fn random(n: usize, seed: Seed) -> Vec<f32> {
@@ -154,6 +156,9 @@ pub(crate) struct SmallPairs {
     pub(crate) fingerprint: String,
     /// Rows that cannot be read.
     pub(crate) unreadable: BTreeSet<usize>,
+    /// What every row has besides its text and its picture.
+    pub(crate) n_negatives: usize,
+    pub(crate) labels: LabelKind,
 }
 
 pub(crate) const TEXT_WIDTH: usize = 12;
@@ -177,6 +182,8 @@ impl SmallPairs {
             ids: (0..n as u64).map(|i| if i % 4 == 3 { i - 1 } else { i }).collect(),
             fingerprint: "small-pairs".to_owned(),
             unreadable: BTreeSet::new(),
+            n_negatives: 0,
+            labels: LabelKind::None,
         }
     }
 
@@ -185,7 +192,7 @@ impl SmallPairs {
     }
 }
 
-impl PairSource for SmallPairs {
+impl Source for SmallPairs {
     type Text = Vec<f32>;
     type Image = Vec<f32>;
     type Error = Infallible;
@@ -198,6 +205,14 @@ impl PairSource for SmallPairs {
         &self.fingerprint
     }
 
+    fn labels(&self) -> LabelKind {
+        self.labels
+    }
+
+    fn n_negatives(&self) -> usize {
+        self.n_negatives
+    }
+
     fn aspects(&self) -> Vec<&[u64]> {
         vec![&self.ids]
     }
@@ -206,7 +221,7 @@ impl PairSource for SmallPairs {
         &self,
         rows: &[usize],
         seed: Seed,
-    ) -> Result<PairBatch<Vec<f32>, Vec<f32>>, Infallible> {
+    ) -> Result<TaskBatch<Vec<f32>, Vec<f32>>, Infallible> {
         let (bad, good): (Vec<usize>, Vec<usize>) =
             rows.iter().partition(|row| self.unreadable.contains(row));
         let reject = |row: &usize| Reject {
@@ -218,13 +233,31 @@ impl PairSource for SmallPairs {
             let noise = random(IMAGE_WIDTH, seed.at(row as u64));
             self.images[row].iter().zip(noise).map(|(x, n)| x + 0.01 * n).collect()
         };
-        Ok(PairBatch {
+        let mut documents: Vec<Vec<f32>> = good.iter().map(|row| noisy(*row)).collect();
+        for row in &good {
+            // Hard negatives: the pictures of the rows that follow.
+            let others =
+                (1..=self.n_negatives).map(|by| self.images[(row + by) % self.len()].clone());
+            documents.extend(others);
+        }
+        let ids: Vec<u64> = good.iter().map(|row| self.ids[*row]).collect();
+        let labels = match self.labels {
+            LabelKind::None => OwnedLabels::None,
+            LabelKind::Grades => {
+                OwnedLabels::Grades(good.iter().map(|row| (*row % 3) as f32).collect())
+            }
+            LabelKind::TeacherScores => {
+                let own = 1.0 + self.n_negatives as f32;
+                let row = (0..=self.n_negatives).map(|k| own - k as f32);
+                OwnedLabels::TeacherScores(good.iter().flat_map(|_| row.clone()).collect())
+            }
+        };
+        Ok(TaskBatch {
             items: good.iter().map(|row| format!("pair-{row}")).collect(),
-            texts: good.iter().map(|row| self.texts[*row].clone()).collect(),
-            images: good.iter().map(|row| noisy(*row)).collect(),
-            text_ids: good.iter().map(|row| self.ids[*row]).collect(),
-            image_ids: Vec::new(),
-            group_ids: Vec::new(),
+            queries: Inputs::Texts(good.iter().map(|row| self.texts[*row].clone()).collect()),
+            documents: Inputs::Images(documents),
+            aspects: vec![Ids { queries: ids, documents: Vec::new() }],
+            labels,
             rejects: bad.iter().map(reject).collect(),
         })
     }
@@ -235,11 +268,26 @@ pub(crate) fn towers() -> (SmallTower, SmallTower) {
     (SmallTower::new("text", TEXT_WIDTH, 8, seed), SmallTower::new("image", IMAGE_WIDTH, 8, seed))
 }
 
+pub(crate) fn info_nce() -> LossConfig {
+    LossConfig::InfoNce {
+        reduction: Reduction::SymmetricMean,
+        negatives: Negatives::All,
+        log_scale: ScalarConfig::clip_log_scale(),
+    }
+}
+
+pub(crate) fn task(name: &str, batch: usize, loss: LossConfig) -> TaskConfig {
+    let (name, mixing) = (name.to_owned(), Mixing::Homogeneous);
+    TaskConfig { name, batch, weight: 1.0, loss, mixing, teacher_share: None }
+}
+
 pub(crate) fn config() -> TrainConfig {
     TrainConfig {
         seed: Seed(3),
         steps: 20,
-        batch: 8,
+        tasks: vec![task("pairs", 8, info_nce())],
+        text: TowerConfig::default(),
+        image: TowerConfig::default(),
         chunks: ChunkConfig {
             text: Chunking { size: 3, held: 6 },
             image: Chunking { size: 8, held: 0 },
@@ -257,11 +305,11 @@ pub(crate) fn config() -> TrainConfig {
             lr_multipliers: vec![LrMultiplier { prefix: "image.".to_owned(), factor: 0.5 }],
         },
         clip_norm: Some(1.0),
-        loss: LossConfig::InfoNce {
-            reduction: Reduction::SymmetricMean,
-            negatives: Negatives::All,
-            log_scale: ScalarConfig::clip_log_scale(),
-        },
+        average: None,
+        divergence: None,
+        plateau: None,
+        early_stop: None,
+        keep: Keep::Last,
         checkpoint: CheckpointConfig { every_steps: None, every_seconds: None },
         evaluate_every: None,
         prefetch: PrefetchConfig { threads: 2, ahead: 3 },

@@ -1,108 +1,49 @@
-//! The training loop: text–image pairs over two towers.
+//! The training loop: every step one batch per task over two towers.
 //!
-//! In:  two towers, a source of pairs, a configuration, a folder for the run.
-//! Out: trained towers; `train.jsonl` and the newest state in the folder; calls of an observer.
+//! In:  two towers, the sources of every task, a configuration, a folder for the run.
+//! Out: trained towers; `train.jsonl`, TensorBoard's event files, the newest state and the best one in
+//!      the folder; calls of an observer.
 //! Not here: metrics (the observer's), writing model checkpoints (`conjoin-model`).
 //!
-//! A step: next batch → gradients (`grad_cache`) → clip → AdamW → clamp → log. Every random choice
-//! follows from (seed, step), so a resumed run equals an unbroken one bit for bit.
+//! A step: next batches → gradients of every task (`grad_cache`), summed → clip → AdamW → clamp → log. Every
+//! random choice follows from (seed, step), so a resumed run equals an unbroken one bit for bit.
+//! Source: Jina CLIP (Koukounas et al. 2024), §3 and figure 1: one batch per task, one update for all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use conjoin_core::{Gradients, Parameter, Seed, Stop, Tower};
+use conjoin_core::{Gradients, Parameter, Stop, Tower};
 
 use crate::{
-    adamw::{AdamW, clip_factor, grad_norm},
-    config::{CheckpointConfig, Chunking, PrefetchConfig, TrainConfig},
-    error::{ConfigError, ConfigFault, StateError, StateErrorKind, TrainError},
-    grad_cache::{self, Side, StepOutcome},
-    journal::{Journal, StepLog},
-    losses::FalseNegatives,
+    adamw::{clip_factor, grad_norm},
+    config::{CheckpointConfig, Keep, PrefetchConfig, TrainConfig},
+    error::{ConfigError, StateError, StateErrorKind, TrainError},
+    events::EventWriter,
+    grad_cache::{self, Side, Sink, StepOutcome},
+    journal::{Journal, StepLog, TaskLog},
+    plateau::EvaluationPoint,
     prefetch::{Batches, prefetch},
-    sampler::{Sampler, SamplerConfig},
-    state::{self, Identity, Part, PartMut, Snapshot, StateWriter},
-    task::Task,
+    selection::check_prefixes,
+    source::{Inputs, Reject, Source, TaskBatch},
+    state::{self, Identity, Part, Progress, Snapshot, StateWriter},
+    task::{TaskData, TaskLoss, Weighted},
+    trained::Trained,
 };
-
-/// Text–image pairs that can be read in any order, by several threads at once.
-pub trait PairSource: Sync {
-    /// A prepared text.
-    type Text: Send;
-    /// A prepared image.
-    type Image: Send;
-    /// Why nothing could be read at all.
-    type Error: std::error::Error + Send + 'static;
-
-    /// Number of pairs.
-    fn len(&self) -> usize;
-
-    /// Whether there is no pair.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Identifies the data and their preparation; a run resumes only on equal ones.
-    fn fingerprint(&self) -> &str;
-
-    /// Ids of all pairs by aspect (text, image, group), `[len]` each: pairs with an equal id are
-    /// kept out of each other's batch where that can be avoided. None by default.
-    fn aspects(&self) -> Vec<&[u64]> {
-        Vec::new()
-    }
-
-    /// Reads pairs; `seed` is the step's own, for augmentation.
-    ///
-    /// # Errors
-    /// When nothing can be read. A single bad pair is a [`Reject`], never an error.
-    fn load(
-        &self,
-        rows: &[usize],
-        seed: Seed,
-    ) -> Result<PairBatch<Self::Text, Self::Image>, Self::Error>;
-}
-
-/// Pairs read for a step.
-#[derive(Debug, Clone)]
-pub struct PairBatch<T, I> {
-    /// The pairs' names, for messages, `[b]`.
-    pub items: Vec<String>,
-    /// The texts, `[b]`.
-    pub texts: Vec<T>,
-    /// The images, `[b]`.
-    pub images: Vec<I>,
-    /// Equal for equal texts, `[b]`, or empty.
-    pub text_ids: Vec<u64>,
-    /// Equal for equal images, `[b]`, or empty.
-    pub image_ids: Vec<u64>,
-    /// Equal for pairs that show the same thing, `[b]`, or empty.
-    pub group_ids: Vec<u64>,
-    /// The pairs that could not be read.
-    pub rejects: Vec<Reject>,
-}
-
-/// A pair that could not be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reject {
-    /// The pair's name.
-    pub item: String,
-    /// Why.
-    pub reason: String,
-}
 
 /// Is told what happens during training. Every method does nothing by default.
 pub trait Observer<T, I> {
     /// A step is done.
     fn on_step(&mut self, _log: &StepLog) {}
 
-    /// Pairs of a step could not be read.
+    /// Rows of a step could not be read.
     fn on_rejects(&mut self, _step: u64, _rejects: &[Reject]) {}
 
-    /// Every `evaluate_every` steps, with the towers as they are after `step`.
+    /// Every `evaluate_every` steps, with the towers as they are after `step` (their running averages,
+    /// where there are some). Gives what the run is judged by, higher being better.
     ///
     /// # Errors
     /// An error ends the run; the step's state is saved first.
@@ -111,8 +52,8 @@ pub trait Observer<T, I> {
         _step: u64,
         _text: &T,
         _image: &I,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(())
+    ) -> Result<Option<f64>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(None)
     }
 }
 
@@ -125,7 +66,7 @@ impl<T, I> Observer<T, I> for NoObserver {}
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// All steps are done.
+    /// All steps are done, or evaluations no longer got better.
     Done,
     /// It was asked to stop; the state of `step` is saved.
     Stopped {
@@ -134,74 +75,47 @@ pub enum Ended {
     },
 }
 
-/// A training run.
+/// A training run: one stage.
 pub struct Trainer<'a, T: Tower, I: Tower, S> {
     config: TrainConfig,
-    source: &'a S,
-    sampler: Arc<Sampler>,
+    data: Arc<Vec<TaskData<'a, S>>>,
     folder: PathBuf,
     identity: Identity,
     text: Trained<'a, T>,
     image: Trained<'a, I>,
-    task: Task,
-    n_steps: u64,
+    tasks: Vec<TaskLoss>,
+    progress: Progress,
+    /// The newest losses, as many as divergence is judged by.
+    losses: Vec<f64>,
     /// The step of the newest state in the folder.
     saved_step: Option<u64>,
 }
 
-/// A tower with what its training needs.
-struct Trained<'a, T: Tower> {
-    tower: &'a mut T,
-    gradients: Gradients,
-    optimizer: AdamW,
-}
-
-impl<'a, T: Tower> Trained<'a, T> {
-    fn new(tower: &'a mut T, config: &TrainConfig) -> Self {
-        let gradients = Gradients::zeros(tower.parameters());
-        let optimizer = AdamW::new(config.optimizer.clone(), tower.parameters());
-        Self { tower, gradients, optimizer }
-    }
-
-    fn update(&mut self, lr: f64, gradient_scale: f32) {
-        self.optimizer.step(self.tower.parameters_mut(), &self.gradients, lr, gradient_scale);
-    }
-
-    fn side<'s>(&'s mut self, inputs: &'s [&'s T::Input], chunking: Chunking) -> Side<'s, T> {
-        Side { tower: self.tower, inputs, chunking, gradients: &mut self.gradients }
-    }
-
-    fn part(&self) -> Part<'_> {
-        Part { parameters: self.tower.parameters(), optimizer: &self.optimizer }
-    }
-
-    fn part_mut(&mut self) -> PartMut<'_> {
-        PartMut { parameters: self.tower.parameters_mut(), optimizer: &mut self.optimizer }
-    }
-}
+/// The batches of a step, one per task.
+type StepBatches<S> = Vec<TaskBatch<<S as Source>::Text, <S as Source>::Image>>;
 
 impl<'a, T, I, S> Trainer<'a, T, I, S>
 where
     T: Tower,
     I: Tower,
-    S: PairSource<Text = T::Input, Image = I::Input>,
+    S: Source<Text = T::Input, Image = I::Input>,
 {
-    /// A new run in `folder`.
+    /// A new run in `folder`. `sources` are those of every task, in the configuration's order.
     ///
     /// # Errors
-    /// When the configuration cannot be or does not fit the towers, the towers do not fit each
-    /// other, the data has no whole batch, or the folder already holds the state of a run.
+    /// When the configuration cannot be or does not fit the towers or the sources, the towers do not fit
+    /// each other, a source has no whole batch, or the folder already holds the state of a run.
     pub fn start(
         config: TrainConfig,
         text: &'a mut T,
         image: &'a mut I,
-        source: &'a S,
+        sources: &[Vec<Weighted<'a, S>>],
         folder: &Path,
     ) -> Result<Self, TrainError<S::Error>> {
         if let Some(path) = state::latest_state(folder)? {
             return Err(StateError { path, kind: StateErrorKind::Exists }.into());
         }
-        Self::new(config, text, image, source, folder)
+        Self::new(config, text, image, sources, folder)
     }
 
     /// Goes on with the newest state in `folder`.
@@ -213,17 +127,14 @@ where
         config: TrainConfig,
         text: &'a mut T,
         image: &'a mut I,
-        source: &'a S,
+        sources: &[Vec<Weighted<'a, S>>],
         folder: &Path,
     ) -> Result<Self, TrainError<S::Error>> {
-        let mut trainer = Self::new(config, text, image, source, folder)?;
+        let mut trainer = Self::new(config, text, image, sources, folder)?;
         let path = state::latest_state(folder)?
             .ok_or_else(|| StateError { path: folder.to_owned(), kind: StateErrorKind::NoState })?;
-        let Self { identity, text, image, task, .. } = &mut trainer;
-        let task = PartMut { parameters: &mut task.scalars, optimizer: &mut task.optimizer };
-        let parts = &mut [text.part_mut(), image.part_mut(), task];
-        trainer.n_steps = state::load(&path, identity, parts)?;
-        trainer.saved_step = Some(trainer.n_steps);
+        trainer.progress = trainer.fill(&path)?;
+        trainer.saved_step = Some(trainer.progress.n_steps);
         Ok(trainer)
     }
 
@@ -231,49 +142,87 @@ where
         config: TrainConfig,
         text: &'a mut T,
         image: &'a mut I,
-        source: &'a S,
+        sources: &[Vec<Weighted<'a, S>>],
         folder: &Path,
     ) -> Result<Self, TrainError<S::Error>> {
         config.check()?;
         if text.width() != image.width() {
             return Err(TrainError::Width { text: text.width(), image: image.width() });
         }
-        let batches = SamplerConfig { batch: config.batch, drop_last: true };
-        let seed = config.seed.stream("sampler");
-        let sampler = Arc::new(Sampler::new(source.len(), batches, seed, &source.aspects())?);
-        let task = Task::new("text_image", config.loss.build(), &config.optimizer);
-        let parameters = [text.parameters(), image.parameters(), &task.scalars];
-        check_names(&config, &parameters)?;
-        let identity = Identity::new(&config, source.fingerprint(), &parameters);
-        let (text, image) = (Trained::new(text, &config), Trained::new(image, &config));
-        let folder = folder.to_owned();
+        if sources.len() != config.tasks.len() {
+            return Err(TrainError::Sources { found: sources.len(), expected: config.tasks.len() });
+        }
+        let width = text.width();
+        let text = Trained::new(text, "text", &config.text, &config)?;
+        let image = Trained::new(image, "image", &config.image, &config)?;
+        let tasks: Vec<TaskLoss> =
+            config.tasks.iter().map(|task| TaskLoss::new(task, &config)).collect();
+        let mut data = Vec::with_capacity(tasks.len());
+        for (i, (task, sources)) in config.tasks.iter().zip(sources).enumerate() {
+            let key = format!("tasks.{i}");
+            let loss = tasks[i].loss.as_ref();
+            data.push(TaskData::new((&key, task), sources, &config, loss, width)?);
+        }
+        check_names(&config, &parts(&text, &image, &tasks))?;
+        let prints: Vec<String> = data.iter().map(TaskData::fingerprint).collect();
+        let frozen = [text.frozen_hash(), image.frozen_hash()];
+        let identity = Identity::new(&config, &prints.join("; "), &frozen);
         Ok(Self {
             config,
-            source,
-            sampler,
-            folder,
+            data: Arc::new(data),
+            folder: folder.to_owned(),
             identity,
             text,
             image,
-            task,
-            n_steps: 0,
+            tasks,
+            progress: Progress::default(),
+            losses: Vec::new(),
             saved_step: None,
         })
+    }
+
+    /// Takes over a state.
+    fn fill(&mut self, path: &Path) -> Result<Progress, StateError> {
+        let Self { identity, text, image, tasks, .. } = self;
+        let mut parts = text.parts_mut();
+        parts.extend(image.parts_mut());
+        parts.extend(tasks.iter_mut().map(TaskLoss::part_mut));
+        let progress = state::load(path, identity, &mut parts)?;
+        self.text.filled();
+        self.image.filled();
+        Ok(progress)
     }
 
     /// Number of steps done.
     #[must_use]
     pub fn n_steps(&self) -> u64 {
-        self.n_steps
+        self.progress.n_steps
     }
 
-    /// The loss's own numbers, by name (`log_scale`).
+    /// Every task's own numbers, by the task's name and theirs (`log_scale`).
     #[must_use]
-    pub fn scalars(&self) -> BTreeMap<String, f32> {
-        self.task.named_values()
+    pub fn scalars(&self) -> BTreeMap<String, BTreeMap<String, f32>> {
+        self.tasks.iter().map(|task| (task.name.clone(), task.named_values())).collect()
     }
 
-    /// Trains until all steps are done or `stop` is requested; saves the state either way.
+    /// Sets a number of a task to where an earlier stage has left it; a name that is not there, and a
+    /// number that is not learned, is left alone. For a run that has not begun.
+    pub fn continue_scalars(&mut self, scalars: &BTreeMap<String, BTreeMap<String, f32>>) {
+        if self.progress.n_steps > 0 {
+            return;
+        }
+        for task in &mut self.tasks {
+            let Some(values) = scalars.get(&task.name) else { continue };
+            for (parameter, spec) in task.scalars.iter_mut().zip(task.loss.scalars()) {
+                if let (Some(value), true) = (values.get(spec.name), spec.learned) {
+                    parameter.value[0] = value.clamp(spec.min, spec.max);
+                }
+            }
+        }
+    }
+
+    /// Trains until all steps are done, evaluations no longer get better, or `stop` is requested; saves
+    /// the state either way. At the end the towers hold the weights that [`TrainConfig::keep`] asks for.
     ///
     /// # Errors
     /// See [`TrainError`]. The last saved state stays; a step that fails changes nothing.
@@ -283,145 +232,231 @@ where
         stop: &Stop,
     ) -> Result<Ended, TrainError<S::Error>> {
         fs_err::create_dir_all(&self.folder).map_err(|e| self.io_error(e))?;
+        let n_steps = self.progress.n_steps;
+        let journal = Journal::open(&self.folder, n_steps).map_err(|e| self.io_error(e))?;
+        self.losses = journal.losses().map_err(|e| self.io_error(e))?;
+        let events = EventWriter::open(&self.folder, n_steps, SystemTime::now());
         let mut records = Records {
-            journal: Journal::open(&self.folder, self.n_steps).map_err(|e| self.io_error(e))?,
+            journal,
+            events: events.map_err(|e| self.io_error(e))?,
             writer: StateWriter::new(&self.folder),
             saved: Instant::now(),
         };
-        let (source, sampler) = (self.source, Arc::clone(&self.sampler));
+        let data = Arc::clone(&self.data);
         let inputs = self.config.seed.stream("inputs");
-        let prepare = |step| source.load(&sampler.batch(step), inputs.at(step));
+        let prepare = |step| -> Result<Vec<_>, S::Error> {
+            data.iter().map(|task| task.load(step, inputs)).collect()
+        };
         let PrefetchConfig { threads, ahead } = self.config.prefetch;
-        prefetch(self.n_steps..self.config.steps, threads, ahead, prepare, |batches| {
+        let ended = prefetch(n_steps..self.config.steps, threads, ahead, prepare, |batches| {
             self.train(batches, &mut records, observer, stop)
-        })
+        })?;
+        if ended == Ended::Done {
+            self.end()?;
+        }
+        Ok(ended)
     }
 
     fn train(
         &mut self,
-        batches: &mut Batches<'_, PairBatch<S::Text, S::Image>, S::Error>,
+        batches: &mut Batches<'_, Vec<Option<TaskBatch<S::Text, S::Image>>>, S::Error>,
         records: &mut Records,
         observer: &mut impl Observer<T, I>,
         stop: &Stop,
     ) -> Result<Ended, TrainError<S::Error>> {
-        while !stop.requested() {
+        while !stop.requested() && !self.is_done() {
             let begun = Instant::now();
-            let Some(batch) = batches.next() else { break };
-            let (batch, waited) = (batch?, begun.elapsed());
-            let measured = self.step(&batch)?;
-            let log = self.log(&batch, measured, waited, begun.elapsed());
-            records.journal.write(&log).map_err(|e| self.io_error(e))?;
-            if !batch.rejects.is_empty() {
-                observer.on_rejects(self.n_steps, &batch.rejects);
+            let Some(batches) = batches.next() else { break };
+            let batches = self.whole(batches?)?;
+            let waited = begun.elapsed();
+            let measured = self.step(&batches)?;
+            let log = self.log(&batches, measured, waited, begun.elapsed());
+            records.write(&log).map_err(|e| self.io_error(e))?;
+            for batch in batches.iter().filter(|batch| !batch.rejects.is_empty()) {
+                observer.on_rejects(log.step, &batch.rejects);
             }
+            drop(batches);
             observer.on_step(&log);
+            self.check_divergence(log.loss)?;
             self.evaluate_when_due(records, observer)?;
-            if records.is_due(&self.config.checkpoint, self.n_steps) {
+            if records.is_due(&self.config.checkpoint, log.step) {
                 self.save(records)?;
             }
         }
         self.save(records)?;
         records.writer.finish()?;
-        let done = self.n_steps >= self.config.steps;
-        Ok(if done { Ended::Done } else { Ended::Stopped { step: self.n_steps } })
+        let step = self.progress.n_steps;
+        Ok(if self.is_done() { Ended::Done } else { Ended::Stopped { step } })
     }
 
-    /// One step: gradients, clip, update, clamp.
-    fn step(
-        &mut self,
-        batch: &PairBatch<S::Text, S::Image>,
-    ) -> Result<Measured, TrainError<S::Error>> {
-        self.check_batch(batch)?;
-        let StepOutcome { loss, accuracy, d_scalars } = self.differentiate(batch)?;
-        self.check_finite("the loss", loss, batch)?;
-        self.task.add_gradients(&d_scalars);
-        let gradients = [&self.text.gradients, &self.image.gradients, &self.task.gradients];
-        let grad_norm = grad_norm(&gradients);
-        self.check_finite("the norm of the gradients", grad_norm, batch)?;
-        let lr = self.config.schedule.lr(self.n_steps, self.config.steps);
-        let scalars = self.task.named_values();
+    /// Whether all steps are done, or the evaluations say that more would not help.
+    fn is_done(&self) -> bool {
+        let early = self.config.early_stop.and_then(|early| early.stop(&self.progress.points));
+        self.progress.n_steps >= self.config.steps || early.is_some()
+    }
+
+    /// Brings the weights that are kept into the towers.
+    fn end(&mut self) -> Result<(), TrainError<S::Error>> {
+        let best = state::best_state(&self.folder);
+        if self.config.keep == Keep::Best && best.exists() {
+            self.fill(&best)?;
+        }
+        self.text.swap_average();
+        self.image.swap_average();
+        Ok(())
+    }
+
+    /// The batches, each checked to be whole.
+    fn whole(
+        &self,
+        batches: Vec<Option<TaskBatch<S::Text, S::Image>>>,
+    ) -> Result<StepBatches<S>, TrainError<S::Error>> {
+        let step = self.progress.n_steps + 1;
+        let check = |(task, batch): (&TaskLoss, Option<TaskBatch<_, _>>)| {
+            let ragged = |what: String| TrainError::Ragged { step, task: task.name.clone(), what };
+            let unlike = "its sources differ in modality, hard negatives, ids or labels";
+            let batch = batch.ok_or_else(|| ragged(unlike.to_owned()))?;
+            if let (0, Some(first)) = (batch.len(), batch.rejects.first()) {
+                let (n_rows, reason) = (batch.rejects.len(), first.reason.clone());
+                return Err(TrainError::NothingReadable { step, n_rows, reason });
+            }
+            batch.check().map_err(ragged)?;
+            Ok(batch)
+        };
+        self.tasks.iter().zip(batches).map(check).collect()
+    }
+
+    /// One step: gradients of all tasks, clip, update, clamp.
+    fn step(&mut self, batches: &StepBatches<S>) -> Result<Measured, TrainError<S::Error>> {
+        self.text.clear();
+        self.image.clear();
+        let mut tasks = Vec::with_capacity(batches.len());
+        let mut loss = 0.0;
+        for (i, batch) in batches.iter().enumerate() {
+            let scalars = self.tasks[i].named_values();
+            let outcome = self.differentiate(i, batch)?;
+            self.check_finite("the loss", outcome.loss, &batch.items)?;
+            self.tasks[i].gradients.clear();
+            self.tasks[i].add_gradients(&outcome.d_scalars);
+            loss += self.tasks[i].weight * outcome.loss;
+            tasks.push((outcome.loss, outcome.accuracy, scalars));
+        }
+        self.text.project();
+        self.image.project();
+        let grad_norm = self.grad_norm();
+        let items: Vec<String> = batches.iter().flat_map(|batch| batch.items.clone()).collect();
+        self.check_finite("the norm of the gradients", grad_norm, &items)?;
+        let lr = self.learning_rate();
         let clip = self.config.clip_norm.map_or(1.0, |max| clip_factor(grad_norm, max));
         self.text.update(lr, clip);
         self.image.update(lr, clip);
-        self.task.update(lr, clip);
-        self.n_steps += 1;
-        Ok(Measured { loss, accuracy, lr, scalars, grad_norm })
+        self.tasks.iter_mut().for_each(|task| task.update(lr, clip));
+        self.progress.n_steps += 1;
+        Ok(Measured { loss, tasks, lr, grad_norm })
+    }
+
+    /// The rate of the step that comes next.
+    fn learning_rate(&self) -> f64 {
+        let Progress { n_steps, points } = &self.progress;
+        let plateau = self.config.plateau.map_or(1.0, |plateau| plateau.lr_factor(points));
+        self.config.schedule.lr(*n_steps, self.config.steps) * plateau
+    }
+
+    fn grad_norm(&self) -> f64 {
+        let towers = self.text.all_gradients().chain(self.image.all_gradients());
+        let all: Vec<&Gradients> =
+            towers.chain(self.tasks.iter().map(|task| &task.gradients)).collect();
+        grad_norm(&all)
     }
 
     fn differentiate(
         &mut self,
-        batch: &PairBatch<S::Text, S::Image>,
+        task: usize,
+        batch: &TaskBatch<S::Text, S::Image>,
     ) -> Result<StepOutcome, TrainError<S::Error>> {
-        let Self { text, image, task, config, .. } = self;
-        text.gradients.clear();
-        image.gradients.clear();
-        task.gradients.clear();
-        let texts: Vec<&S::Text> = batch.texts.iter().collect();
-        let images: Vec<&S::Image> = batch.images.iter().collect();
-        let same = FalseNegatives::by_ids(&[&batch.text_ids, &batch.image_ids, &batch.group_ids]);
-        let queries = text.side(&texts, config.chunks.text);
-        let documents = image.side(&images, config.chunks.image);
-        grad_cache::step(queries, documents, &same, task.loss.as_ref(), &task.values()).map_err(
-            |source| TrainError::Step {
-                step: self.n_steps + 1,
-                items: batch.items.clone(),
-                source,
-            },
-        )
-    }
-
-    fn check_batch(
-        &self,
-        batch: &PairBatch<S::Text, S::Image>,
-    ) -> Result<(), TrainError<S::Error>> {
-        let (step, b) = (self.n_steps + 1, batch.items.len());
-        if let (0, Some(first)) = (b, batch.rejects.first()) {
-            let (n_rows, reason) = (batch.rejects.len(), first.reason.clone());
-            return Err(TrainError::NothingReadable { step, n_rows, reason });
-        }
-        let (texts, images) = (batch.texts.len(), batch.images.len());
-        let ids = [batch.text_ids.len(), batch.image_ids.len(), batch.group_ids.len()];
-        let ids_fit = ids.iter().all(|n| *n == 0 || *n == b);
-        if b == 0 || texts != b || images != b || !ids_fit {
-            return Err(TrainError::Ragged { step, items: b, texts, images, ids });
-        }
-        Ok(())
+        let Self { text, image, tasks, config, progress, .. } = self;
+        let task = &tasks[task];
+        let same = batch.false_negatives(task.teacher_share);
+        let (queries, documents) = (Lent::of(&batch.queries), Lent::of(&batch.documents));
+        let scalars = task.values();
+        let work = grad_cache::Task {
+            queries: queries.side(),
+            documents: documents.side(),
+            false_negatives: &same,
+            labels: batch.labels.lent(),
+            loss: task.loss.as_ref(),
+            scalars: &scalars,
+            weight: task.weight,
+        };
+        let mut text = Sink {
+            tower: &*text.tower,
+            chunking: config.chunks.text,
+            gradients: &mut text.gradients,
+        };
+        let mut image = Sink {
+            tower: &*image.tower,
+            chunking: config.chunks.image,
+            gradients: &mut image.gradients,
+        };
+        grad_cache::step(&mut text, &mut image, &work).map_err(|source| TrainError::Step {
+            step: progress.n_steps + 1,
+            items: batch.items.clone(),
+            source,
+        })
     }
 
     fn check_finite(
         &self,
         what: &'static str,
         found: f64,
-        batch: &PairBatch<S::Text, S::Image>,
+        items: &[String],
     ) -> Result<(), TrainError<S::Error>> {
         if found.is_finite() {
             return Ok(());
         }
-        let (step, items) = (self.n_steps + 1, batch.items.clone());
+        let (step, items) = (self.progress.n_steps + 1, items.to_vec());
         Err(TrainError::NotFinite { step, what, found, items })
+    }
+
+    fn check_divergence(&mut self, loss: f64) -> Result<(), TrainError<S::Error>> {
+        let Some(rule) = self.config.divergence else { return Ok(()) };
+        self.losses.push(loss);
+        let old = self.losses.len().saturating_sub(rule.n_losses());
+        self.losses.drain(..old);
+        match rule.divergence(&self.losses) {
+            None => Ok(()),
+            Some(found) => {
+                let (step, median, lowest) = (self.progress.n_steps, found.median, found.lowest);
+                Err(TrainError::Diverged { step, median, lowest, steps: rule.steps })
+            }
+        }
     }
 
     fn log(
         &self,
-        batch: &PairBatch<S::Text, S::Image>,
+        batches: &StepBatches<S>,
         measured: Measured,
         waited: Duration,
         taken: Duration,
     ) -> StepLog {
-        let Measured { loss, accuracy, lr, scalars, grad_norm } = measured;
-        let (pairs, rejected) = (batch.items.len(), batch.rejects.len());
+        let Measured { loss, tasks, lr, grad_norm } = measured;
+        let pairs = batches.iter().map(TaskBatch::len).sum();
+        let rejected = batches.iter().map(|batch| batch.rejects.len()).sum();
+        let of_task =
+            |((task, batch), (loss, accuracy, scalars)): ((&TaskLoss, &TaskBatch<_, _>), _)| {
+                let (pairs, rejected) = (batch.len(), batch.rejects.len());
+                (task.name.clone(), TaskLog { loss, accuracy, scalars, pairs, rejected })
+            };
         let seconds = taken.as_secs_f64().max(1e-9);
-        let pairs_per_second = pairs as f64 / seconds;
         StepLog {
-            step: self.n_steps,
+            step: self.progress.n_steps,
             loss,
-            accuracy,
             lr,
-            scalars,
             grad_norm,
+            tasks: self.tasks.iter().zip(batches).zip(tasks).map(of_task).collect(),
             pairs,
             rejected,
-            pairs_per_second,
+            pairs_per_second: pairs as f64 / seconds,
             seconds,
             wait_share: waited.as_secs_f64() / seconds,
         }
@@ -432,29 +467,47 @@ where
         records: &mut Records,
         observer: &mut impl Observer<T, I>,
     ) -> Result<(), TrainError<S::Error>> {
-        let step = self.n_steps;
+        let step = self.progress.n_steps;
         if !self.config.evaluate_every.is_some_and(|every| step.is_multiple_of(every)) {
             return Ok(());
         }
+        self.text.swap_average();
+        self.image.swap_average();
         let evaluated = observer.evaluate(step, self.text.tower, self.image.tower);
-        if let Err(source) = evaluated {
-            self.save(records)?;
-            records.writer.finish()?;
-            return Err(TrainError::Observer { step, source });
+        self.text.swap_average();
+        self.image.swap_average();
+        match evaluated {
+            Ok(None) => {}
+            Ok(Some(metric)) => {
+                let best = self.progress.points.iter().all(|before| before.metric < metric);
+                self.progress.points.push(EvaluationPoint { step, metric });
+                if best && self.config.keep == Keep::Best {
+                    self.snapshot().write_best(&self.folder)?;
+                }
+                records.event(step, &[("evaluation", metric)]).map_err(|e| self.io_error(e))?;
+            }
+            Err(source) => {
+                self.save(records)?;
+                records.writer.finish()?;
+                return Err(TrainError::Observer { step, source });
+            }
         }
         Ok(())
     }
 
+    fn snapshot(&self) -> Snapshot {
+        let parts = parts(&self.text, &self.image, &self.tasks);
+        Snapshot::take(&self.progress, self.config.seed.0, &self.identity, &parts)
+    }
+
     fn save(&mut self, records: &mut Records) -> Result<(), StateError> {
-        if self.saved_step == Some(self.n_steps) {
+        let n_steps = self.progress.n_steps;
+        if self.saved_step == Some(n_steps) {
             return Ok(());
         }
-        let task = Part { parameters: &self.task.scalars, optimizer: &self.task.optimizer };
-        let parts = [self.text.part(), self.image.part(), task];
-        let seed = self.config.seed.0;
-        records.writer.begin(|| Snapshot::take(self.n_steps, seed, &self.identity, &parts))?;
+        records.writer.begin(|| self.snapshot())?;
         records.saved = Instant::now();
-        self.saved_step = Some(self.n_steps);
+        self.saved_step = Some(n_steps);
         Ok(())
     }
 
@@ -463,47 +516,101 @@ where
     }
 }
 
+/// All that a state holds, in an order that never changes.
+fn parts<'p, T: Tower, I: Tower>(
+    text: &'p Trained<'_, T>,
+    image: &'p Trained<'_, I>,
+    tasks: &'p [TaskLoss],
+) -> Vec<Part<'p>> {
+    let mut parts = text.parts();
+    parts.extend(image.parts());
+    parts.extend(tasks.iter().map(TaskLoss::part));
+    parts
+}
+
+/// References to the inputs of a side.
+enum Lent<'a, T, I> {
+    Texts(Vec<&'a T>),
+    Images(Vec<&'a I>),
+}
+
+impl<'a, T, I> Lent<'a, T, I> {
+    fn of(inputs: &'a Inputs<T, I>) -> Self {
+        match inputs {
+            Inputs::Texts(texts) => Self::Texts(texts.iter().collect()),
+            Inputs::Images(images) => Self::Images(images.iter().collect()),
+        }
+    }
+
+    fn side<Text: Tower<Input = T>, Image: Tower<Input = I>>(&'a self) -> Side<'a, Text, Image> {
+        match self {
+            Self::Texts(texts) => Side::Texts(texts),
+            Self::Images(images) => Side::Images(images),
+        }
+    }
+}
+
 /// Every name is there once, and every prefix of the configuration fits one.
 fn check_names<E: std::error::Error>(
     config: &TrainConfig,
-    parameters: &[&[Parameter]],
+    parts: &[Part<'_>],
 ) -> Result<(), TrainError<E>> {
+    let lists: Vec<&[Parameter]> = parts.iter().map(|part| part.parameters).collect();
     let mut names = BTreeSet::new();
-    for parameter in parameters.iter().flat_map(|list| list.iter()) {
+    for parameter in lists.iter().flat_map(|list| list.iter()) {
         if !names.insert(parameter.name.as_str()) {
             return Err(TrainError::RepeatedName { name: parameter.name.clone() });
         }
     }
-    let multipliers = config.optimizer.lr_multipliers.iter().enumerate();
-    let unused = multipliers.filter(|(_, m)| !names.iter().any(|n| n.starts_with(&m.prefix)));
-    let faults: Vec<ConfigFault> = unused
-        .map(|(i, multiplier)| ConfigFault {
-            key: format!("optimizer.lr_multipliers.{i}.prefix"),
-            found: format!("`{}`", multiplier.prefix),
-            expected: "the start of a parameter's name",
-        })
-        .collect();
-    if faults.is_empty() { Ok(()) } else { Err(ConfigError { faults }.into()) }
+    let multipliers = &config.optimizer.lr_multipliers;
+    Ok(check_prefixes("optimizer.lr_multipliers", multipliers, &lists)
+        .map_err(|ConfigError { faults }| ConfigError { faults })?)
 }
 
-/// What a step measured.
+/// What a step measured: per task the loss, the accuracy, and its numbers before the update.
 struct Measured {
     loss: f64,
-    accuracy: f64,
+    tasks: Vec<(f64, f64, BTreeMap<String, f32>)>,
     lr: f64,
-    scalars: BTreeMap<String, f32>,
     grad_norm: f64,
 }
 
 /// What a run writes.
 struct Records {
     journal: Journal,
+    events: EventWriter,
     writer: StateWriter,
     /// When the last state was begun.
     saved: Instant,
 }
 
 impl Records {
+    fn write(&mut self, log: &StepLog) -> std::io::Result<()> {
+        self.journal.write(log)?;
+        let mut scalars = vec![
+            ("loss".to_owned(), log.loss),
+            ("lr".to_owned(), log.lr),
+            ("grad_norm".to_owned(), log.grad_norm),
+            ("pairs_per_second".to_owned(), log.pairs_per_second),
+        ];
+        for (name, task) in &log.tasks {
+            scalars.push((format!("{name}/loss"), task.loss));
+            scalars.push((format!("{name}/accuracy"), task.accuracy));
+            let own = task
+                .scalars
+                .iter()
+                .map(|(key, value)| (format!("{name}/{key}"), f64::from(*value)));
+            scalars.extend(own);
+        }
+        let scalars: Vec<(&str, f64)> = scalars.iter().map(|(tag, x)| (tag.as_str(), *x)).collect();
+        self.event(log.step, &scalars)
+    }
+
+    fn event(&mut self, step: u64, scalars: &[(&str, f64)]) -> std::io::Result<()> {
+        let scalars: Vec<(&str, f32)> = scalars.iter().map(|(tag, x)| (*tag, *x as f32)).collect();
+        self.events.write(step, SystemTime::now(), &scalars)
+    }
+
     fn is_due(&self, config: &CheckpointConfig, n_steps: u64) -> bool {
         let by_steps = config.every_steps.is_some_and(|every| n_steps.is_multiple_of(every));
         let by_time = config.every_seconds.is_some_and(|s| self.saved.elapsed().as_secs() >= s);

@@ -17,6 +17,7 @@ use crate::{
     Outcome,
     args::{Adapt, StartArgs},
     console::{Console, print},
+    measures::MeasureConfig,
     pipeline, precision,
     recipe::{Plan, Recipe, product_augment},
     stages::Stages,
@@ -132,15 +133,13 @@ fn recipe(
         pretrained_lr: 0.3,
         n_pairs,
     };
+    let data = stages.path("dataset");
     let recipe = Recipe {
-        prompts: None,
-        data: stages.path("dataset"),
         out: PathBuf::new(),
+        prompts: None,
         start,
-        freeze: Vec::new(),
-        title_share: 0.5,
-        augment: product_augment(),
-        train: plan.train_config(slow),
+        measures: vec![MeasureConfig::held_out(&data)],
+        stages: vec![plan.stage(slow, &data, product_augment())],
     };
     recipe.check()?;
     Ok(recipe)

@@ -4,6 +4,8 @@
 //! per product. A text tower and an image tower are trained on shop photos; measured on photos never
 //! trained on: finding photos by a product's name, and finding the product of a photo.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use conjoin_core::{Seed, Stop, Store, VectorName, hash_bytes};
 use conjoin_data::{Columns, CurateConfig, Dataset, Split, curate};
@@ -18,6 +20,7 @@ use crate::{
     args::{Demo, PrecisionArgs},
     assets,
     console::{Console, print},
+    measures::MeasureConfig,
     pipeline,
     recipe::{Plan, Recipe, product_augment},
     stages::Stages,
@@ -152,15 +155,13 @@ fn recipe(args: &Demo, stages: &Stages<'_>, photos: &Dataset) -> Result<Recipe> 
         pretrained_lr: 0.3,
         n_pairs: photos.iter_split(Split::Train).count(),
     };
+    let data = stages.path("photos");
     let recipe = Recipe {
+        out: PathBuf::new(),
         prompts: None,
-        data: stages.path("photos"),
-        out: std::path::PathBuf::new(),
         start: Start::Towers(towers),
-        freeze: Vec::new(),
-        title_share: 0.5,
-        augment: product_augment(),
-        train: plan.train_config(&["image."]),
+        measures: vec![MeasureConfig::held_out(&data)],
+        stages: vec![plan.stage(&["image."], &data, product_augment())],
     };
     recipe.check()?;
     Ok(recipe)

@@ -1,6 +1,6 @@
 //! `conjoin train`: a model from a recipe.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use conjoin_core::Stop;
 
 use crate::{
@@ -8,8 +8,8 @@ use crate::{
     args::Train,
     batches,
     console::{Console, print},
-    pipeline::{self, OtherRun},
     recipe::Recipe,
+    training::{self, Folders, OtherRun},
 };
 
 pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcome> {
@@ -17,6 +17,7 @@ pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcom
     if let Some(out) = &args.out {
         recipe.out.clone_from(out);
     }
+    skip(&mut recipe, &args.skip)?;
     if args.check {
         print(recipe.to_toml()?.trim_end())?;
         return Ok(Outcome::Done);
@@ -27,9 +28,27 @@ pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcom
         console.say(&format!("train: start and batches are in `{}`", recipe.out.display()));
         return Ok(Outcome::Done);
     }
-    let model = recipe.out.join("model");
-    let run = recipe.out.join("train");
-    pipeline::train(&recipe, &run, &model, OtherRun::Refuse, (console, stop))?;
+    let (model, run) = (recipe.out.join("model"), recipe.out.join("train"));
+    if let Some(stage) = &args.again {
+        training::remove_run(&training::run_of(&recipe, &run, stage)?)?;
+        if model.exists() {
+            fs_err::remove_dir_all(&model)?;
+        }
+    }
+    let folders = Folders { run: &run, model: &model };
+    training::train(&recipe, folders, OtherRun::Refuse, (console, stop))?;
     console.say(&format!("train: the model is `{}`", model.display()));
     Ok(Outcome::Done)
+}
+
+/// Leaves stages out.
+fn skip(recipe: &mut Recipe, skipped: &[String]) -> Result<()> {
+    for name in skipped {
+        let before = recipe.stages.len();
+        recipe.stages.retain(|stage| stage.name != *name);
+        if recipe.stages.len() == before {
+            bail!("`--skip {name}`: the recipe has no such stage");
+        }
+    }
+    recipe.check()
 }

@@ -34,22 +34,27 @@ fn run_holding(
     let mut d_text = Gradients::zeros(text.parameters());
     let mut d_image = Gradients::zeros(image.parameters());
     let scalar = LossScalar { name: "log_scale", init: 2.0, min: 0.0, max: 5.0, learned: true };
+    let loss = InfoNce::new(Reduction::SymmetricMean, scalar);
     let outcome = step(
-        Side {
+        &mut Sink {
             tower: text,
-            inputs: &texts,
             chunking: Chunking { size: chunks.0, held },
             gradients: &mut d_text,
         },
-        Side {
+        &mut Sink {
             tower: image,
-            inputs: &images,
             chunking: Chunking { size: chunks.1, held },
             gradients: &mut d_image,
         },
-        &FalseNegatives::none(),
-        &InfoNce::new(Reduction::SymmetricMean, scalar),
-        &[2.0],
+        &Task {
+            queries: Side::Texts(&texts),
+            documents: Side::Images(&images),
+            false_negatives: &FalseNegatives::none(),
+            labels: Labels::None,
+            loss: &loss,
+            scalars: &[2.0],
+            weight: 1.0,
+        },
     )?;
     Ok((outcome, d_text, d_image))
 }

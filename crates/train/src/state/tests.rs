@@ -30,12 +30,13 @@ fn trained(seed: u64) -> (Vec<Parameter>, AdamW) {
 }
 
 fn identity(parameters: &[Parameter]) -> Identity {
-    Identity::new(&config(), "data", &[parameters])
+    Identity::new(&config(), "data", &[&hash_frozen(parameters)])
 }
 
 fn save(run: &Path, n_steps: u64, parameters: &[Parameter], optimizer: &AdamW) -> PathBuf {
-    let part = Part { parameters, optimizer };
-    Snapshot::take(n_steps, 7, &identity(parameters), &[part]).write(run).unwrap()
+    let progress = Progress { n_steps, points: Vec::new() };
+    let part = Part { parameters, optimizer, average: None };
+    Snapshot::take(&progress, 7, &identity(parameters), &[part]).write(run).unwrap()
 }
 
 fn try_load(
@@ -44,7 +45,8 @@ fn try_load(
     parameters: &mut [Parameter],
     optimizer: &mut AdamW,
 ) -> Result<u64, StateError> {
-    load(path, identity, &mut [PartMut { parameters, optimizer }])
+    load(path, identity, &mut [PartMut { parameters, optimizer, average: None }])
+        .map(|progress| progress.n_steps)
 }
 
 #[track_caller]
@@ -104,9 +106,11 @@ fn a_writer_tells_what_went_wrong_on_its_thread() {
     let run = folder.path().join("run");
     fs::write(&run, "a file where the folder should be").unwrap();
     let (parameters, optimizer) = trained(1);
-    let part = || Part { parameters: &parameters, optimizer: &optimizer };
+    let part = || Part { parameters: &parameters, optimizer: &optimizer, average: None };
     let mut writer = StateWriter::new(&run);
-    writer.begin(|| Snapshot::take(1, 7, &identity(&parameters), &[part()])).unwrap();
+    writer
+        .begin(|| Snapshot::take(&Progress::default(), 7, &identity(&parameters), &[part()]))
+        .unwrap();
     let error = writer.finish().unwrap_err();
     assert!(matches!(error.kind, StateErrorKind::Io(_)), "{error}");
     writer.finish().unwrap();
@@ -120,11 +124,11 @@ fn refuses_a_foreign_state() {
 
     let mut other = config();
     other.optimizer.betas.1 = 0.5;
-    let identity_of = |config| Identity::new(config, "data", &[&parameters]);
+    let identity_of = |config| Identity::new(config, "data", &[&hash_frozen(&parameters)]);
     let expected = "`optimizer.betas` was [0.9,0.98] when the run began and is [0.9,0.5] now";
     check_refused(&path, &identity_of(&other), &parameters, expected);
 
-    let other = Identity::new(&config(), "other data", &[&parameters]);
+    let other = Identity::new(&config(), "other data", &[&hash_frozen(&parameters)]);
     check_refused(&path, &other, &parameters, "the run read the data data, this is other data");
 
     let mut other = parameters.clone();
@@ -152,7 +156,7 @@ fn cadence_may_change_between_stop_and_resume() {
     other.prefetch.threads = 7;
     other.evaluate_every = Some(3);
     let parameters = trained(1).0;
-    assert_eq!(Identity::new(&other, "data", &[&parameters]), identity(&parameters));
+    assert_eq!(Identity::new(&other, "data", &[&hash_frozen(&parameters)]), identity(&parameters));
 }
 
 #[test]

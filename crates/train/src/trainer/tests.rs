@@ -18,6 +18,8 @@ struct Recorder {
     rejected: Vec<Reject>,
     stop_after: Option<(u64, Stop)>,
     fail_at: Option<u64>,
+    /// What evaluations find, by step.
+    metrics: BTreeMap<u64, f64>,
 }
 
 impl Observer<SmallTower, SmallTower> for Recorder {
@@ -39,9 +41,12 @@ impl Observer<SmallTower, SmallTower> for Recorder {
         step: u64,
         _text: &SmallTower,
         _image: &SmallTower,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Option<f64>, Box<dyn std::error::Error + Send + Sync>> {
         self.evaluated.push(step);
-        if self.fail_at == Some(step) { Err("no such metric".into()) } else { Ok(()) }
+        if self.fail_at == Some(step) {
+            return Err("no such metric".into());
+        }
+        Ok(self.metrics.get(&step).copied())
     }
 }
 
@@ -65,7 +70,8 @@ fn train_on(
     observer: &mut Recorder,
 ) -> Result<Ended, Failure> {
     let stop = observer.stop_after.as_ref().map_or_else(Stop::default, |(_, stop)| stop.clone());
-    Trainer::start(config.clone(), text, image, pairs, folder)?.run(observer, &stop)
+    let sources = [vec![Weighted { source: pairs, weight: 1.0 }]];
+    Trainer::start(config.clone(), text, image, &sources, folder)?.run(observer, &stop)
 }
 
 fn resume(
@@ -75,7 +81,8 @@ fn resume(
     observer: &mut Recorder,
 ) -> Result<Ended, Failure> {
     let pairs = SmallPairs::new(32);
-    let mut trainer = Trainer::resume(config.clone(), text, image, &pairs, folder)?;
+    let sources = [vec![Weighted { source: &pairs, weight: 1.0 }]];
+    let mut trainer = Trainer::resume(config.clone(), text, image, &sources, folder)?;
     trainer.run(observer, &Stop::default())
 }
 
@@ -100,13 +107,14 @@ fn unbroken() -> (Towers, Vec<StepLog>) {
 fn learns_to_match_32_pairs() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config();
-    (config.steps, config.batch) = (150, 16);
+    (config.steps, config.tasks[0].batch) = (150, 16);
     let mut observer = Recorder::default();
     train(&config, &mut towers(), folder.path(), &mut observer).unwrap();
     let (first, last) = (&observer.logs[0], &observer.logs[149]);
     assert!(first.loss > 2.0, "{}", first.loss);
-    assert!(last.loss < 0.3 && last.accuracy > 0.8, "{} {}", last.loss, last.accuracy);
-    let scale = |log: &StepLog| log.scalars["log_scale"];
+    let accuracy = last.tasks["pairs"].accuracy;
+    assert!(last.loss < 0.3 && accuracy > 0.8, "{} {accuracy}", last.loss);
+    let scale = |log: &StepLog| log.tasks["pairs"].scalars["log_scale"];
     assert!(scale(last) > scale(first), "sharper as it gets surer");
     assert!(scale(last) <= 100.0_f32.ln());
 }
@@ -133,14 +141,15 @@ fn learns_with_every_loss() {
     for loss in losses {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config();
-        (config.steps, config.loss) = (100, loss);
+        config.steps = 100;
+        config.tasks[0].loss = loss.clone();
         let mut observer = Recorder::default();
         train(&config, &mut towers(), folder.path(), &mut observer).unwrap();
         let mean = |logs: &[StepLog]| logs.iter().map(|l| l.loss).sum::<f64>();
         let (first, last) = (mean(&observer.logs[..8]), mean(&observer.logs[92..]));
-        assert!(last < 0.5 * first, "{:?}: {first} → {last}", config.loss);
-        let fixed = observer.logs.iter().all(|l| l.scalars["log_scale"] == 2.3);
-        assert_eq!(fixed, matches!(config.loss, LossConfig::Sigmoid { .. }));
+        assert!(last < 0.5 * first, "{loss:?}: {first} → {last}");
+        let fixed = observer.logs.iter().all(|l| l.tasks["pairs"].scalars["log_scale"] == 2.3);
+        assert_eq!(fixed, matches!(loss, LossConfig::Sigmoid { .. }));
     }
 }
 
@@ -313,4 +322,212 @@ fn going_on_with_a_finished_run_changes_nothing() {
     let ended = resume(&config(), &mut towers(), folder.path(), &mut observer).unwrap();
     assert_eq!((ended, observer.logs.len()), (Ended::Done, 0));
     assert_eq!(journal(folder.path()), before);
+}
+
+/// Two tasks, hard negatives, a teacher, adapters, a running average, the best evaluation kept, a rate
+/// that falls on a plateau: all that has a state.
+fn everything() -> TrainConfig {
+    let scalar = crate::config::ScalarConfig {
+        learned: true,
+        ..crate::config::ScalarConfig::clip_log_scale()
+    };
+    let kl =
+        LossConfig::Kl { temperatures: crate::losses::Temperatures { student: 0.2, teacher: 1.0 } };
+    let dims = [8, 4].map(|dim| crate::losses::MatryoshkaDim { dim, weight: 1.0 }).to_vec();
+    let matryoshka = LossConfig::Matryoshka {
+        dims,
+        loss: Box::new(LossConfig::InfoNce {
+            reduction: crate::losses::Reduction::SymmetricSum,
+            negatives: crate::losses::Negatives::All,
+            log_scale: scalar,
+        }),
+    };
+    let target = |prefix: &str| crate::LoraTarget {
+        prefix: prefix.to_owned(),
+        suffix: "weight".to_owned(),
+        blocks: 1,
+        adapted: Vec::new(),
+    };
+    let lora = crate::LoraConfig { rank: 2, alpha: 4.0, targets: vec![target("image.")] };
+    let image = crate::TowerConfig {
+        lora: Some(lora),
+        whole: vec!["image.bias".to_owned()],
+        ..crate::TowerConfig::default()
+    };
+    let mut teacher = crate::testing::task("teacher", 6, kl);
+    teacher.weight = 0.5;
+    teacher.teacher_share = Some(0.95);
+    TrainConfig {
+        tasks: vec![crate::testing::task("pairs", 8, matryoshka), teacher],
+        image,
+        average: Some(crate::AverageConfig { decay: 0.9, warm_up: crate::WarmUp::Harmonic }),
+        plateau: Some(crate::PlateauConfig {
+            factor: 0.5,
+            patience: 1,
+            min_delta: 0.0,
+            cooldown: 0,
+            floor: 0.0,
+        }),
+        keep: Keep::Best,
+        evaluate_every: Some(2),
+        ..config()
+    }
+}
+
+/// Evaluations that are best at step 8.
+fn metrics() -> BTreeMap<u64, f64> {
+    (1..=10_u64).map(|i| (2 * i, 1.0 - (2 * i).abs_diff(8) as f64 / 100.0)).collect()
+}
+
+fn run_everything(
+    towers: &mut Towers,
+    folder: &Path,
+    resumes: bool,
+    stop_after: Option<u64>,
+) -> Result<(Ended, Vec<StepLog>), Failure> {
+    let stop = Stop::default();
+    let mut observer = Recorder {
+        metrics: metrics(),
+        stop_after: stop_after.map(|step| (step, stop.clone())),
+        ..Recorder::default()
+    };
+    let mut of_teacher = SmallPairs::new(40);
+    of_teacher.n_negatives = 2;
+    of_teacher.labels = crate::losses::LabelKind::TeacherScores;
+    let (pairs, more) = (SmallPairs::new(32), SmallPairs::new(24));
+    let weighted = |source, weight| Weighted { source, weight };
+    let sources =
+        [vec![weighted(&pairs, 2.0), weighted(&more, 1.0)], vec![weighted(&of_teacher, 1.0)]];
+    let (text, image) = towers;
+    let mut trainer = if resumes {
+        Trainer::resume(everything(), text, image, &sources, folder)?
+    } else {
+        Trainer::start(everything(), text, image, &sources, folder)?
+    };
+    let ended = trainer.run(&mut observer, &stop)?;
+    Ok((ended, journal(folder)))
+}
+
+#[test]
+fn with_everything_that_has_a_state_a_resumed_run_equals_an_unbroken_one() {
+    let whole = tempfile::tempdir().unwrap();
+    let mut expected = towers();
+    let (ended, logs) = run_everything(&mut expected, whole.path(), false, None).unwrap();
+    assert_eq!((ended, logs.len()), (Ended::Done, 20));
+    assert!(logs[19].lr < 0.02 * 0.1, "the rate fell on the plateau: {}", logs[19].lr);
+    let fresh = towers();
+    assert_ne!(expected.1.parameters()[0], fresh.1.parameters()[0], "adapters moved the matrix");
+    for stop_after in [3, 9, 15] {
+        let folder = tempfile::tempdir().unwrap();
+        let first = run_everything(&mut towers(), folder.path(), false, Some(stop_after));
+        assert_eq!(first.unwrap().0, Ended::Stopped { step: stop_after });
+        let mut resumed = towers();
+        let (ended, found) = run_everything(&mut resumed, folder.path(), true, None).unwrap();
+        assert_eq!((ended, &found), (Ended::Done, &logs), "stopped after {stop_after}");
+        assert!(values(&resumed.0) == values(&expected.0), "text, stopped after {stop_after}");
+        assert!(values(&resumed.1) == values(&expected.1), "image, stopped after {stop_after}");
+    }
+}
+
+fn values(tower: &SmallTower) -> Vec<Vec<f32>> {
+    tower.parameters().iter().map(|p| p.value.to_vec()).collect()
+}
+
+#[test]
+fn the_best_weights_are_those_of_the_best_evaluation() {
+    // Of a run that ends where the other has its best evaluation, without an average.
+    let run = |steps: u64, keep: Keep| {
+        let folder = tempfile::tempdir().unwrap();
+        let schedule = crate::schedule::ScheduleConfig {
+            decay: crate::schedule::Decay::Constant,
+            ..config().schedule
+        };
+        let config = TrainConfig { steps, keep, schedule, evaluate_every: Some(2), ..config() };
+        let mut towers = towers();
+        let mut observer = Recorder { metrics: metrics(), ..Recorder::default() };
+        train(&config, &mut towers, folder.path(), &mut observer).unwrap();
+        towers
+    };
+    let (best, last, until) = (run(20, Keep::Best), run(20, Keep::Last), run(8, Keep::Last));
+    assert_eq!(best, until);
+    assert_ne!(best, last);
+}
+
+#[test]
+fn evaluations_that_do_not_get_better_end_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.evaluate_every = Some(2);
+    config.early_stop = Some(crate::EarlyStopConfig { patience: 3, min_delta: 0.0 });
+    let mut observer = Recorder { metrics: metrics(), ..Recorder::default() };
+    let ended = train(&config, &mut towers(), folder.path(), &mut observer).unwrap();
+    assert_eq!((ended, observer.logs.len()), (Ended::Done, 14), "best at 8, three more");
+}
+
+#[test]
+fn gradients_of_tasks_are_summed_by_their_weights() {
+    let first_norm = |tasks: Vec<crate::TaskConfig>| {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { steps: 1, tasks, ..config() };
+        let config = TrainConfig {
+            schedule: crate::schedule::ScheduleConfig {
+                warmup_steps: 0,
+                ..config.schedule.clone()
+            },
+            ..config
+        };
+        let pairs = SmallPairs::new(32);
+        let sources: Vec<_> =
+            config.tasks.iter().map(|_| vec![Weighted { source: &pairs, weight: 1.0 }]).collect();
+        let (mut text, mut image) = towers();
+        let mut trainer =
+            Trainer::start(config, &mut text, &mut image, &sources, folder.path()).unwrap();
+        let mut observer = Recorder::default();
+        trainer.run(&mut observer, &Stop::default()).unwrap();
+        (observer.logs[0].loss, observer.logs[0].grad_norm)
+    };
+    // The scale is not learned, so that the norm is of the towers alone.
+    let fixed = crate::config::ScalarConfig {
+        learned: false,
+        ..crate::config::ScalarConfig::clip_log_scale()
+    };
+    let loss = LossConfig::InfoNce {
+        reduction: crate::losses::Reduction::SymmetricMean,
+        negatives: crate::losses::Negatives::All,
+        log_scale: fixed,
+    };
+    // Batches of all rows are the same whatever the task is called, up to their order and the noise.
+    let task = |name: &str, weight| crate::TaskConfig {
+        weight,
+        ..crate::testing::task(name, 32, loss.clone())
+    };
+    let (one, norm) = first_norm(vec![task("a", 1.0)]);
+    let (sum, sum_norm) = first_norm(vec![task("a", 0.25), task("b", 0.5)]);
+    assert!((sum / one - 0.75).abs() < 0.01, "{sum} {one}");
+    assert!((sum_norm / norm - 0.75).abs() < 0.02, "{sum_norm} {norm}");
+}
+
+#[test]
+fn a_loss_that_needs_labels_is_refused_where_there_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.tasks[0].loss = LossConfig::Cosine {};
+    let error = train(&config, &mut towers(), folder.path(), &mut Recorder::default()).unwrap_err();
+    let expected = "`tasks.0.loss.kind` is for data with grades, it must be a loss that the labels \
+                    of its data allow";
+    assert_eq!(error.source().unwrap().to_string(), expected);
+}
+
+#[test]
+fn a_loss_that_runs_away_stops_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.steps = 400;
+    config.clip_norm = None;
+    config.schedule.peak_lr = 0.02;
+    config.divergence =
+        Some(crate::DivergenceConfig { factor: 1.05, window: 4, steps: 2, floor: 0.0 });
+    let result = train(&config, &mut towers(), folder.path(), &mut Recorder::default());
+    let Err(TrainError::Diverged { step, .. }) = result else { panic!("{result:?}") };
+    assert!(step < 400, "noise alone exceeds such a narrow rule at {step}");
 }

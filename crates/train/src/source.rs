@@ -1,0 +1,261 @@
+//! What a task learns from: rows that can be read in any order, by several threads at once.
+//!
+//! In:  rows of a source. Out: a [`TaskBatch`]: the inputs of both sides, what is known of them, and
+//!      what could not be read.
+//! Not here: which rows make up a batch (`sampler`, `draws`), reading files (`conjoin-data`).
+
+use conjoin_core::Seed;
+
+use crate::losses::{Aspect, FalseNegatives, LabelKind, Labels};
+
+/// Pairs, or queries with documents and hard negatives, of one data set.
+pub trait Source: Sync {
+    /// A prepared text.
+    type Text: Send;
+    /// A prepared image.
+    type Image: Send;
+    /// Why nothing could be read at all.
+    type Error: std::error::Error + Send + 'static;
+
+    /// Number of rows.
+    fn len(&self) -> usize;
+
+    /// Whether there is no row.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Identifies the data and their preparation; a run resumes only on equal ones.
+    fn fingerprint(&self) -> &str;
+
+    /// The labels every batch of it has.
+    fn labels(&self) -> LabelKind {
+        LabelKind::None
+    }
+
+    /// Hard negatives every query of it has, `m`.
+    fn n_negatives(&self) -> usize {
+        0
+    }
+
+    /// Ids of all rows by aspect (text, image, group), `[len]` each: rows with an equal id are kept
+    /// out of each other's batch where that can be avoided. None by default.
+    fn aspects(&self) -> Vec<&[u64]> {
+        Vec::new()
+    }
+
+    /// Reads rows; `seed` is the step's own, for augmentation.
+    ///
+    /// # Errors
+    /// When nothing can be read. A single bad row is a [`Reject`], never an error.
+    fn load(
+        &self,
+        rows: &[usize],
+        seed: Seed,
+    ) -> Result<TaskBatch<Self::Text, Self::Image>, Self::Error>;
+}
+
+/// The inputs of one side of a batch, all of one modality.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Inputs<T, I> {
+    /// For the text tower.
+    Texts(Vec<T>),
+    /// For the image tower.
+    Images(Vec<I>),
+}
+
+impl<T, I> Inputs<T, I> {
+    /// Number of inputs.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Texts(texts) => texts.len(),
+            Self::Images(images) => images.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Splits off what comes from `at` on.
+    fn split_off(&mut self, at: usize) -> Self {
+        match self {
+            Self::Texts(texts) => Self::Texts(texts.split_off(at)),
+            Self::Images(images) => Self::Images(images.split_off(at)),
+        }
+    }
+
+    /// Puts inputs of the same modality behind these; `None` when it is another one.
+    fn append(&mut self, more: Self) -> Option<()> {
+        match (self, more) {
+            (Self::Texts(all), Self::Texts(mut more)) => all.append(&mut more),
+            (Self::Images(all), Self::Images(mut more)) => all.append(&mut more),
+            (Self::Texts(_), Self::Images(_)) | (Self::Images(_), Self::Texts(_)) => return None,
+        }
+        Some(())
+    }
+}
+
+/// Rows read for a step of a task.
+#[derive(Debug, Clone)]
+pub struct TaskBatch<T, I> {
+    /// The rows' names, for messages, `[b]`.
+    pub items: Vec<String>,
+    /// One side, `[b]`.
+    pub queries: Inputs<T, I>,
+    /// The other side, `[b·(1+m)]`: each query's own, then `m` hard negatives of each query.
+    pub documents: Inputs<T, I>,
+    /// What queries and documents show, by aspect. Ids are compared between all sources of a task.
+    pub aspects: Vec<Ids>,
+    /// What is known of the pairs besides that they match.
+    pub labels: OwnedLabels,
+    /// The rows that could not be read.
+    pub rejects: Vec<Reject>,
+}
+
+/// The ids of an [`Aspect`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// Of the queries, `[b]`, or empty.
+    pub queries: Vec<u64>,
+    /// Of the documents, `[b·(1+m)]`, or empty.
+    pub documents: Vec<u64>,
+}
+
+/// [`Labels`] that own their numbers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum OwnedLabels {
+    /// Nothing.
+    #[default]
+    None,
+    /// `[b]`
+    Grades(Vec<f32>),
+    /// `[b, 1+m]`
+    TeacherScores(Vec<f32>),
+}
+
+/// A row that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// The row's name.
+    pub item: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl OwnedLabels {
+    pub(crate) fn lent(&self) -> Labels<'_> {
+        match self {
+            Self::None => Labels::None,
+            Self::Grades(grades) => Labels::Grades(grades),
+            Self::TeacherScores(scores) => Labels::TeacherScores(scores),
+        }
+    }
+
+    fn append(&mut self, more: Self) -> Option<()> {
+        match (self, more) {
+            (Self::None, Self::None) => {}
+            (Self::Grades(all), Self::Grades(mut more))
+            | (Self::TeacherScores(all), Self::TeacherScores(mut more)) => all.append(&mut more),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// How many numbers there should be for `b` queries of `1+m` documents, and how many there are.
+    fn counts(&self, b: usize, n_documents: usize) -> (usize, usize) {
+        match self {
+            Self::None => (0, 0),
+            Self::Grades(grades) => (b, grades.len()),
+            Self::TeacherScores(scores) => (n_documents, scores.len()),
+        }
+    }
+}
+
+impl<T, I> TaskBatch<T, I> {
+    /// Number of queries, `b`.
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Says what does not fit together.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let (b, n) = (self.len(), self.documents.len());
+        let (expected, found) = self.labels.counts(b, n);
+        let ids = self.aspects.iter().all(|ids| {
+            let of = |ids: &[u64], n| ids.is_empty() || ids.len() == n;
+            of(&ids.queries, b) && of(&ids.documents, n)
+        });
+        let fits = b > 0 && self.queries.len() == b && n >= b && n.is_multiple_of(b);
+        if fits && ids && expected == found {
+            return Ok(());
+        }
+        let queries = self.queries.len();
+        Err(format!(
+            "{b} items, {queries} queries, {n} documents and {found} labels, or its ids are others"
+        ))
+    }
+
+    /// Which pairs are no negatives. With a teacher's scores, also hard negatives that it scores
+    /// above `share` of the own document's.
+    pub(crate) fn false_negatives(&self, share: Option<f32>) -> FalseNegatives {
+        let aspects: Vec<Aspect<'_>> = self
+            .aspects
+            .iter()
+            .map(|ids| Aspect { queries: &ids.queries, documents: &ids.documents })
+            .collect();
+        let same = FalseNegatives::by_aspects(&aspects);
+        match (share, &self.labels) {
+            (Some(share), OwnedLabels::TeacherScores(scores)) => {
+                same.with_teacher(scores, self.len(), share)
+            }
+            _ => same,
+        }
+    }
+
+    /// One batch of several: own documents first, then all hard negatives. `None` when they differ in
+    /// modality, number of hard negatives, aspects or kind of labels.
+    pub(crate) fn join(parts: Vec<Self>) -> Option<Self> {
+        let mut parts = parts.into_iter();
+        let mut all = parts.next()?;
+        let mut negatives = all.documents.split_off(all.items.len());
+        let mut ids_of_negatives: Vec<Vec<u64>> = all.split_ids();
+        let m =
+            |batch: &Self, negatives: &Inputs<T, I>| negatives.len().checked_div(batch.items.len());
+        let n_negatives = m(&all, &negatives);
+        for mut part in parts {
+            let more = part.documents.split_off(part.items.len());
+            if part.aspects.len() != all.aspects.len() || m(&part, &more) != n_negatives {
+                return None;
+            }
+            for (ids, more) in ids_of_negatives.iter_mut().zip(part.split_ids()) {
+                ids.extend(more);
+            }
+            for (ids, more) in all.aspects.iter_mut().zip(part.aspects) {
+                ids.queries.extend(more.queries);
+                ids.documents.extend(more.documents);
+            }
+            negatives.append(more)?;
+            all.queries.append(part.queries)?;
+            all.documents.append(part.documents)?;
+            all.labels.append(part.labels)?;
+            all.items.extend(part.items);
+            all.rejects.extend(part.rejects);
+        }
+        all.documents.append(negatives)?;
+        for (ids, negatives) in all.aspects.iter_mut().zip(ids_of_negatives) {
+            ids.documents.extend(negatives);
+        }
+        Some(all)
+    }
+
+    /// Splits the negatives' ids off, aspect by aspect.
+    fn split_ids(&mut self) -> Vec<Vec<u64>> {
+        let b = self.items.len();
+        let split = |ids: &mut Ids| ids.documents.split_off(b.min(ids.documents.len()));
+        self.aspects.iter_mut().map(split).collect()
+    }
+}
