@@ -11,12 +11,14 @@ mod error;
 mod filter;
 mod item;
 mod limits;
+mod positioned;
 pub mod read;
 mod record;
 mod shard;
 mod split;
 #[cfg(test)]
 mod testing;
+mod text_key;
 
 pub use columns::Columns;
 pub use curate::{CurateConfig, CurateSummary, columns_of, curate};
