@@ -11,6 +11,7 @@ mod error;
 mod filter;
 mod item;
 mod limits;
+mod pair_file;
 mod positioned;
 pub mod read;
 mod record;
@@ -25,8 +26,11 @@ pub use curate::{CurateConfig, CurateSummary, columns_of, curate};
 pub use dataset::{DATASET_FORMAT, DATASET_VERSION, Dataset};
 pub use error::{
     BlobError, BlobErrorKind, ColumnsError, CurateError, ImageFault, MissingColumn, OpenError,
-    OpenErrorKind, ReadError, ReadErrorKind,
+    OpenErrorKind, ReadError, ReadErrorKind, TextFileError, TextFileErrorKind, TextRowError,
+    TextRowErrorKind,
 };
 pub use item::{BlobRef, Item, Split};
 pub use limits::Limits;
-pub use record::{ImageSource, Place, RawRecord, Reason, Reject};
+pub use pair_file::{Aspects, PairColumns, PairFile, PairRow};
+pub use read::table::ColumnName;
+pub use record::{ImageSource, Place, RawRecord, Reason, Reject, Rejects};

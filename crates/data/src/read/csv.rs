@@ -111,6 +111,11 @@ impl Rows {
         self.delimiter
     }
 
+    /// The number of the next line that was not looked at.
+    pub(super) fn next_number(&self) -> u64 {
+        self.lines.next_number()
+    }
+
     /// Reads the header and settles the delimiter.
     pub(super) fn header(&mut self, delimiter: Delimiter) -> Result<Vec<String>, ReadErrorKind> {
         let first = self.next_line()?.ok_or(ReadErrorKind::Empty)?;
