@@ -10,6 +10,7 @@ mod dataset;
 mod error;
 mod filter;
 mod item;
+mod judged;
 mod limits;
 mod pair_file;
 mod positioned;
@@ -30,6 +31,7 @@ pub use error::{
     TextRowErrorKind,
 };
 pub use item::{BlobRef, Item, Split};
+pub use judged::{Judged, JudgedColumns, JudgedRow, JudgedRule};
 pub use limits::Limits;
 pub use pair_file::{Aspects, PairColumns, PairFile, PairRow};
 pub use read::table::ColumnName;

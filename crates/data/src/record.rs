@@ -102,6 +102,16 @@ impl Rejects {
             self.first.push(reject);
         }
     }
+
+    /// Adds those of another file.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.n += other.n;
+        for (kind, n) in other.reasons {
+            *self.reasons.entry(kind).or_default() += n;
+        }
+        let room = Self::MAX_KEPT - self.first.len();
+        self.first.extend(other.first.into_iter().take(room));
+    }
 }
 
 /// Why a row, or a part of it, is not used.

@@ -199,7 +199,8 @@ impl Table {
         }
         let texts: Vec<(&str, String)> =
             wanted.iter().map(|(role, name)| (*role, name.to_string())).collect();
-        let mut checked = columns::check(texts.iter().map(|(role, name)| (*role, name)), &self.names);
+        let mut checked =
+            columns::check(texts.iter().map(|(role, name)| (*role, name)), &self.names);
         if let (Err(error), Shape::Fields { has_header: false, .. }) = (&mut checked, self.shape) {
             // A near position is no slip of the pen.
             error.missing.iter_mut().for_each(|column| column.closest = None);
