@@ -23,6 +23,7 @@ pub struct Columns {
     /// Field whose equal values mean "relevant to each other".
     pub group: Option<String>,
     /// Field with `train`, `val`, `validation`, `dev` or `test`; the latter four count as val.
+    /// Where it is silent, a tar shard's own name may tell ([`crate::Split::from_shard_name`]).
     pub split: Option<String>,
 }
 
@@ -82,19 +83,7 @@ impl Columns {
     /// # Errors
     /// With every missing column, the closest name that exists, and all that were found.
     pub fn check(&self, found: &[String]) -> Result<(), ColumnsError> {
-        let missing: Vec<MissingColumn> = self
-            .named()
-            .filter(|(_, name)| !found.contains(name))
-            .map(|(role, name)| MissingColumn {
-                role,
-                name: name.clone(),
-                closest: closest(name, found),
-            })
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(ColumnsError { missing, found: found.to_vec() })
+        check(self.named(), found)
     }
 
     /// Whether a field is the id, the image or the split, which are stored elsewhere.
@@ -102,6 +91,25 @@ impl Columns {
         let is = |name: &Option<String>| name.as_deref() == Some(field);
         is(&self.id) || is(&self.image) || is(&self.split)
     }
+}
+
+/// Passes when every column, given with its role, is among `found`.
+pub(crate) fn check<'a>(
+    wanted: impl Iterator<Item = (&'static str, &'a String)>,
+    found: &[String],
+) -> Result<(), ColumnsError> {
+    let missing: Vec<MissingColumn> = wanted
+        .filter(|(_, name)| !found.contains(name))
+        .map(|(role, name)| MissingColumn {
+            role,
+            name: name.clone(),
+            closest: closest(name, found),
+        })
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(ColumnsError { missing, found: found.to_vec() })
 }
 
 /// The most similar name, if one is similar enough to be a slip: a few letters off, or one within the other.

@@ -3,14 +3,14 @@
 //! In:  the folder that `curate` made. Out: its items, and any picture by position.
 //! Not here: decoding (`conjoin-input`).
 
-use std::{io, path::Path};
+use std::path::Path;
 
 use conjoin_core::{Artifact, Manifest, hash_bytes};
-use fs_err::File;
 
 use crate::{
     error::{BlobError, BlobErrorKind, OpenError, OpenErrorKind},
     item::{BlobRef, Item, Split},
+    positioned::PositionedFile,
     shard::shard_name,
 };
 
@@ -32,7 +32,7 @@ pub struct Dataset {
     artifact: Artifact,
     items: Vec<Item>,
     fields: Vec<String>,
-    shards: Vec<Shard>,
+    shards: Vec<PositionedFile>,
 }
 
 impl Dataset {
@@ -49,7 +49,7 @@ impl Dataset {
         let items = read_items(&artifact)?;
         let mut shards = Vec::new();
         while artifact.manifest().files.contains_key(&shard_name(shards.len() as u32)) {
-            shards.push(Shard::open(&artifact.file(&shard_name(shards.len() as u32)))?);
+            shards.push(PositionedFile::open(&artifact.file(&shard_name(shards.len() as u32)))?);
         }
         for item in &items {
             check_position(item, &shards)?;
@@ -144,51 +144,12 @@ fn read_items(artifact: &Artifact) -> Result<Vec<Item>, OpenErrorKind> {
         .collect()
 }
 
-fn check_position(item: &Item, shards: &[Shard]) -> Result<(), OpenErrorKind> {
+fn check_position(item: &Item, shards: &[PositionedFile]) -> Result<(), OpenErrorKind> {
     let Some(blob) = &item.image else { return Ok(()) };
-    let found = shards.get(blob.shard as usize).map_or(0, |shard| shard.n_bytes);
+    let found = shards.get(blob.shard as usize).map_or(0, PositionedFile::n_bytes);
     let end = blob.offset.saturating_add(blob.length);
     if end <= found {
         return Ok(());
     }
     Err(OpenErrorKind::OutOfShard { id: item.id.clone(), shard: blob.shard, end, found })
-}
-
-/// An open shard, read by position.
-#[derive(Debug)]
-struct Shard {
-    file: File,
-    n_bytes: u64,
-}
-
-impl Shard {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let n_bytes = file.metadata()?.len();
-        Ok(Self { file, n_bytes })
-    }
-
-    fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
-        if offset.saturating_add(length) > self.n_bytes {
-            let text = format!("`{}` ends at byte {}", self.file.path().display(), self.n_bytes);
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
-        }
-        let mut bytes = vec![0; length as usize];
-        self.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes)
-    }
-
-    #[cfg(unix)]
-    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(self.file.file(), bytes, offset)
-    }
-
-    /// Without positioned reads, a handle of its own keeps threads from moving each other's position.
-    #[cfg(not(unix))]
-    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        use io::{Read, Seek, SeekFrom};
-        let mut file = File::open(self.file.path())?;
-        file.seek(SeekFrom::Start(offset))?;
-        file.read_exact(bytes)
-    }
 }

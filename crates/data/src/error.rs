@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use conjoin_core::{ArtifactError, ArtifactErrorKind, Interrupted};
 use conjoin_input::ImageError;
 
-use crate::read::ACCEPTED;
+use crate::read::{ACCEPTED, TEXT_FILES_ACCEPTED};
 
 /// Why a catalogue could not be read at all.
 #[derive(Debug, thiserror::Error)]
@@ -314,4 +314,114 @@ pub enum BlobErrorKind {
         /// Hash stored.
         expected: String,
     },
+}
+
+/// Why a file of training texts could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read training texts `{}`", path.display())]
+pub struct TextFileError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong.
+    #[source]
+    pub kind: TextFileErrorKind,
+}
+
+/// What is wrong with a file of training texts.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextFileErrorKind {
+    /// It cannot be read, or its header makes no sense.
+    #[error(transparent)]
+    Read(#[from] ReadErrorKind),
+    /// It lacks columns.
+    #[error(transparent)]
+    Columns(#[from] ColumnsError),
+    /// It is of a format that has no rows to be read by position.
+    #[error("it is {found}; accepted are {TEXT_FILES_ACCEPTED}")]
+    Format {
+        /// What it is.
+        found: &'static str,
+    },
+    /// Some columns are given by name, others by position.
+    #[error(
+        "column `{name}` is given by name and column {position} by position: name all (the file has \
+         a header) or number all from 0 (it has none)"
+    )]
+    MixedColumns {
+        /// One given by name.
+        name: String,
+        /// One given by position.
+        position: usize,
+    },
+    /// A column of JSON records is given by position.
+    #[error("JSON records have names, column {position} is given by position; give its name")]
+    PositionInJson {
+        /// The position.
+        position: usize,
+    },
+    /// A compressed file is too large.
+    #[error(
+        "it unpacks to more than {limit} bytes; if it may be that large, unpack it beforehand or \
+         raise the limit `unpacked_bytes`"
+    )]
+    UnpackedTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A setting is out of its range.
+    #[error("`{key}` is {found}, expected {expected}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// No row can be used.
+    #[error("no usable row among {n_rows}{}", listed(reasons))]
+    NothingUsable {
+        /// Rows seen, of the wanted split.
+        n_rows: u64,
+        /// How often each reason occurred, by its stable word.
+        reasons: Vec<(String, u64)>,
+    },
+}
+
+impl From<std::io::Error> for TextFileErrorKind {
+    fn from(error: std::io::Error) -> Self {
+        Self::Read(error.into())
+    }
+}
+
+/// Why a row that was usable when its file was opened could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read row {row} of `{input}`")]
+pub struct TextRowError {
+    /// The file's name.
+    pub input: String,
+    /// The row, from 0, among the usable ones.
+    pub row: usize,
+    /// What is wrong.
+    #[source]
+    pub kind: TextRowErrorKind,
+}
+
+/// What is wrong with a row of training texts.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextRowErrorKind {
+    /// The system refused; the error names the file.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// There is no such row.
+    #[error("there are {n_rows} rows, counted from 0")]
+    NoRow {
+        /// Usable rows.
+        n_rows: usize,
+    },
+    /// Its bytes are not those that were there when the file was opened.
+    #[error("the file was changed since it was opened; start again with the file as it is now")]
+    Changed,
 }

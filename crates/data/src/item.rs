@@ -52,6 +52,18 @@ impl Split {
             _ => None,
         }
     }
+
+    /// The split that a tar shard's file name begins with (`train-0000.tar`, `val_1.tar.gz`, `test.tar`).
+    ///
+    /// The name must begin with a split's word, followed by `-`, `_` or `.`. Other files tell none: a table
+    /// called `test.csv` need not be held out.
+    #[must_use]
+    pub fn from_shard_name(file_name: &str) -> Option<Self> {
+        let name = file_name.to_lowercase();
+        let is_shard = [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end));
+        let (word, _) = name.split_once(['-', '_', '.']).filter(|_| is_shard)?;
+        Self::from_word(word)
+    }
 }
 
 impl std::fmt::Display for Split {

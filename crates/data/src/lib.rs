@@ -10,21 +10,29 @@ mod dataset;
 mod error;
 mod filter;
 mod item;
+mod judged;
 mod limits;
+mod pair_file;
+mod positioned;
 pub mod read;
 mod record;
 mod shard;
 mod split;
 #[cfg(test)]
 mod testing;
+mod text_key;
 
 pub use columns::Columns;
 pub use curate::{CurateConfig, CurateSummary, columns_of, curate};
 pub use dataset::{DATASET_FORMAT, DATASET_VERSION, Dataset};
 pub use error::{
     BlobError, BlobErrorKind, ColumnsError, CurateError, ImageFault, MissingColumn, OpenError,
-    OpenErrorKind, ReadError, ReadErrorKind,
+    OpenErrorKind, ReadError, ReadErrorKind, TextFileError, TextFileErrorKind, TextRowError,
+    TextRowErrorKind,
 };
 pub use item::{BlobRef, Item, Split};
+pub use judged::{Judged, JudgedColumns, JudgedRow, JudgedRule};
 pub use limits::Limits;
-pub use record::{ImageSource, Place, RawRecord, Reason, Reject};
+pub use pair_file::{Aspects, PairColumns, PairFile, PairRow};
+pub use read::table::ColumnName;
+pub use record::{ImageSource, Place, RawRecord, Reason, Reject, Rejects};

@@ -18,6 +18,18 @@ pub struct Limits {
     pub json_depth: usize,
     /// Largest entry of a tar shard, in bytes, image or not.
     pub entry_bytes: usize,
+    /// Most bytes that a compressed file of training texts may unpack to, on disk. Not part of a
+    /// written configuration while it is the default.
+    #[serde(skip_serializing_if = "is_default_unpacked_bytes")]
+    pub unpacked_bytes: u64,
+}
+
+/// Room for 100 million pairs of short texts.
+const UNPACKED_BYTES: u64 = 16 << 30;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_default_unpacked_bytes(bytes: &u64) -> bool {
+    *bytes == UNPACKED_BYTES
 }
 
 impl Default for Limits {
@@ -29,6 +41,7 @@ impl Default for Limits {
             image_pixels: 100_000_000,
             json_depth: 32,
             entry_bytes: 64 << 20,
+            unpacked_bytes: UNPACKED_BYTES,
         }
     }
 }

@@ -11,6 +11,7 @@ mod json;
 mod jsonl;
 mod lines;
 mod parquet;
+pub(crate) mod table;
 mod tar;
 
 use std::{ops::ControlFlow, path::Path, sync::Arc};
@@ -21,7 +22,7 @@ use crate::{
     record::{Place, RawRecord, Reason, Reject},
 };
 
-pub use detect::{ACCEPTED, Delimiter, Format};
+pub use detect::{ACCEPTED, Delimiter, Format, TEXT_FILES_ACCEPTED};
 pub(crate) use folder::{Contents as FolderContents, contents as folder_contents};
 
 /// What a reader tells while it goes through a catalogue.

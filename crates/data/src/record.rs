@@ -3,7 +3,7 @@
 //! In:  what a reader found. Out: [`RawRecord`], or a [`Reject`] with its [`Reason`].
 //! Not here: reading (`read`), judging content (`filter`).
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use crate::error::ImageFault;
 
@@ -63,6 +63,55 @@ pub struct Reject {
     pub id: Option<String>,
     /// Why.
     pub reason: Reason,
+}
+
+/// The rows of a source that are not used: how many of which kind, and the first ones.
+#[derive(Debug, Default)]
+pub struct Rejects {
+    first: Vec<Reject>,
+    n: u64,
+    reasons: BTreeMap<&'static str, u64>,
+}
+
+impl Rejects {
+    /// How many are kept word for word.
+    pub const MAX_KEPT: usize = 100;
+
+    /// The first ones, at most [`Self::MAX_KEPT`].
+    #[must_use]
+    pub fn first(&self) -> &[Reject] {
+        &self.first
+    }
+
+    /// How many there are in all.
+    #[must_use]
+    pub fn n(&self) -> u64 {
+        self.n
+    }
+
+    /// How many there are of each kind, by its stable word.
+    #[must_use]
+    pub fn reasons(&self) -> &BTreeMap<&'static str, u64> {
+        &self.reasons
+    }
+
+    pub(crate) fn add(&mut self, reject: Reject) {
+        self.n += 1;
+        *self.reasons.entry(reject.reason.kind()).or_default() += 1;
+        if self.first.len() < Self::MAX_KEPT {
+            self.first.push(reject);
+        }
+    }
+
+    /// Adds those of another file.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.n += other.n;
+        for (kind, n) in other.reasons {
+            *self.reasons.entry(kind).or_default() += n;
+        }
+        let room = Self::MAX_KEPT - self.first.len();
+        self.first.extend(other.first.into_iter().take(room));
+    }
 }
 
 /// Why a row, or a part of it, is not used.
@@ -162,6 +211,52 @@ pub enum Reason {
         /// The word.
         word: String,
     },
+    /// A text that a training row needs is blank.
+    #[error("field `{field}` is blank")]
+    BlankField {
+        /// The field.
+        field: String,
+    },
+    /// A field that should hold one text holds something else.
+    #[error("field `{field}` is {found}, expected a text")]
+    NotText {
+        /// The field.
+        field: String,
+        /// What it holds.
+        found: &'static str,
+    },
+    /// A grade or a score is no finite number.
+    #[error("field `{field}` is `{found}`, expected a number")]
+    NotANumber {
+        /// The field.
+        field: String,
+        /// Its text, shortened.
+        found: String,
+    },
+    /// A training row has fewer negatives than all rows need.
+    #[error("the row has {found} negatives, {expected} are needed (`n_negatives` sets the number)")]
+    TooFewNegatives {
+        /// Negatives found.
+        found: usize,
+        /// Negatives needed.
+        expected: usize,
+    },
+    /// A training row has fewer teacher scores than texts.
+    #[error(
+        "the row has {found} scores, {expected} are needed: of the document, then of each negative"
+    )]
+    TooFewScores {
+        /// Scores found.
+        found: usize,
+        /// Scores needed.
+        expected: usize,
+    },
+    /// A judgement is of an item that the items' file has no usable row of.
+    #[error("no usable row has item `{item}`")]
+    UnknownItem {
+        /// The item's id, shortened.
+        item: String,
+    },
     /// The item is in `val` while its group is also in `train`.
     #[error("group `{group}` is in train and in val")]
     Straddling {
@@ -189,6 +284,12 @@ impl Reason {
             Self::DuplicateId { .. } => "duplicate_id",
             Self::DuplicateRow { .. } => "duplicate_row",
             Self::UnknownSplit { .. } => "unknown_split",
+            Self::BlankField { .. } => "blank_field",
+            Self::NotText { .. } => "not_text",
+            Self::NotANumber { .. } => "not_a_number",
+            Self::TooFewNegatives { .. } => "too_few_negatives",
+            Self::TooFewScores { .. } => "too_few_scores",
+            Self::UnknownItem { .. } => "unknown_item",
             Self::Straddling { .. } => "straddling_group",
         }
     }

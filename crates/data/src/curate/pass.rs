@@ -36,6 +36,7 @@ use crate::{
     record::{ImageSource, Place, RawRecord, Reason, Reject},
     shard::ShardWriter,
     split::{Ballot, assign},
+    text_key::normalized,
 };
 
 /// Bytes of records and pictures that wait at most, one record more at worst.
@@ -233,12 +234,14 @@ impl<'a> Pass<'a> {
         is_kept: bool,
         faults: &mut Vec<Reason>,
     ) -> Option<Split> {
-        let word = record.value(self.config.columns.split.as_ref()?)?;
+        let of_shard = Split::from_shard_name(&record.place.input);
+        let column = self.config.columns.split.as_ref();
+        let Some(word) = column.and_then(|split| record.value(split)) else { return of_shard };
         let split = Split::from_word(word);
         if split.is_none() && is_kept {
             faults.push(Reason::UnknownSplit { word: word.to_owned() });
         }
-        split
+        split.or(of_shard)
     }
 
     /// An unused id for a row without one: its row number, with the input's name where that is taken or
@@ -411,11 +414,6 @@ struct RejectLine<'a> {
 fn write_line(file: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *file, line)?;
     file.write_all(b"\n")
-}
-
-/// Lower case, with single spaces.
-fn normalized(text: &str) -> String {
-    text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// One input on its way into the pass.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     BlobErrorKind, Dataset, OpenErrorKind, Split,
-    testing::{jpeg, picture, tar, write},
+    testing::{gzip, jpeg, picture, tar, write},
 };
 
 fn columns(text: &[&str]) -> Columns {
@@ -373,6 +373,50 @@ fn tar_pictures_need_no_image_column_and_equal_samples_count_once() {
         rejects(&config),
         ["2 b duplicate_row false", "4 d empty_text false", "4 d image_truncated false"]
     );
+}
+
+#[test]
+fn shards_named_after_a_split_belong_to_it_unless_a_column_says_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let captions = |n: u8, more: &str| {
+        let list: Vec<String> = (0..5).map(|i| format!("\"caption {n} {i}\"")).collect();
+        format!("{{\"captions\":[{}]{more}}}", list.join(","))
+    };
+    let shard = |n: u8, more: &str| {
+        let json = captions(n, more);
+        tar(&[(&format!("k{n}.jpg"), &jpeg(n)), (&format!("k{n}.json"), json.as_bytes())])
+    };
+    write(dir.path(), "in/train-0000.tar", shard(1, ""));
+    write(dir.path(), "in/train-0001.tar", shard(2, ",\"part\":\"test\""));
+    write(dir.path(), "in/val-0000.tar", shard(3, ""));
+    write(dir.path(), "in/val-0001.tar.gz", gzip(&shard(4, ",\"part\":\"unheard of\"")));
+    let columns = Columns { split: Some("part".to_owned()), ..columns(&["captions"]) };
+    let mut config = config(dir.path(), "in", columns);
+    let splits = |config: &CurateConfig| -> Vec<Split> {
+        run(config);
+        let dataset = Dataset::open(&config.output).unwrap();
+        assert!(dataset.items().iter().all(|item| item.texts.len() == 5));
+        dataset.items().iter().map(|item| item.split).collect()
+    };
+    assert_eq!(splits(&config), [Split::Train, Split::Val, Split::Val, Split::Val]);
+    assert_eq!(rejects(&config), ["1 k4 unknown_split true"]);
+    config.columns.split = None;
+    assert_eq!(splits(&config), [Split::Train, Split::Train, Split::Val, Split::Val]);
+}
+
+#[test]
+fn shard_names_tell_a_split_by_their_first_word() {
+    let check = |name: &str, expect: Option<Split>| {
+        assert_eq!(Split::from_shard_name(name), expect, "{name}");
+    };
+    check("train-0000.tar", Some(Split::Train));
+    check("Training_3.tar.gz", Some(Split::Train));
+    check("validation.tgz", Some(Split::Val));
+    check("test-0.tar", Some(Split::Val));
+    check("trains-0.tar", None);
+    check("photos-train.tar", None);
+    check("train.csv", None);
+    check("train", None);
 }
 
 #[test]

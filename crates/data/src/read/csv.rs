@@ -34,9 +34,9 @@ pub(super) fn read(
     loop {
         let event = match rows.next(header.len()) {
             Ok(None) => return Ok(ControlFlow::Continue(())),
-            Ok(Some((row, fields))) => match fields.and_then(|f| to_text(&header, f)) {
-                Ok(fields) => source.record(row, fields),
-                Err(reason) => source.reject(row, reason),
+            Ok(Some(row)) => match row.fields.and_then(|f| to_text(&header, f)) {
+                Ok(fields) => source.record(row.number, fields),
+                Err(reason) => source.reject(row.number, reason),
             },
             Err(error) if lines::is_damage(&error) => {
                 let row = rows.lines.next_number();
@@ -52,21 +52,44 @@ pub(super) fn read(
 
 fn to_text(header: &[String], fields: Vec<Vec<u8>>) -> Result<Vec<(String, String)>, Reason> {
     let pairs = header.iter().zip(fields);
-    pairs
-        .map(|(name, bytes)| match String::from_utf8(bytes) {
-            Ok(text) => Ok((name.clone(), text)),
-            Err(error) => {
-                let byte = error.utf8_error().valid_up_to() + 1;
-                Err(Reason::NotUtf8 { part: format!("field `{name}`"), byte })
-            }
-        })
-        .collect()
+    pairs.map(|(name, bytes)| Ok((name.clone(), field_text(name, bytes)?))).collect()
+}
+
+/// A field as text, or the reject of its row.
+pub(super) fn field_text(name: &str, bytes: Vec<u8>) -> Result<String, Reason> {
+    String::from_utf8(bytes).map_err(|error| {
+        let byte = error.utf8_error().valid_up_to() + 1;
+        Reason::NotUtf8 { part: format!("field `{name}`"), byte }
+    })
 }
 
 type Fields = Result<Vec<Vec<u8>>, Reason>;
 
+/// A row as it stands in the file.
+pub(super) struct Row {
+    /// Its first line, from 1.
+    pub(super) number: u64,
+    /// Position of its first byte.
+    pub(super) start: u64,
+    /// Its fields, or what is wrong with it.
+    pub(super) fields: Fields,
+}
+
+/// The fields of the one record that a block of bytes begins with; `None` when it is not whole.
+pub(super) fn parse(block: &[u8], delimiter: u8) -> Option<Vec<Vec<u8>>> {
+    let mut parser = Parser::new(delimiter);
+    for line in block.split_inclusive(|&byte| byte == b'\n') {
+        match parser.feed(line) {
+            State::Complete => return Some(parser.fields),
+            State::Open => {}
+            State::Broken => return None,
+        }
+    }
+    None
+}
+
 /// The records of a file, with the lines read ahead but not used yet.
-struct Rows {
+pub(super) struct Rows {
     lines: Lines,
     ahead: VecDeque<Line>,
     delimiter: u8,
@@ -75,12 +98,26 @@ struct Rows {
 
 impl Rows {
     fn open(path: &Path, max_bytes: usize) -> io::Result<Self> {
-        let lines = Lines::open(path, max_bytes)?;
-        Ok(Self { lines, ahead: VecDeque::new(), delimiter: b',', max_bytes })
+        Ok(Self::over(Lines::open(path, max_bytes)?, b',', max_bytes))
+    }
+
+    /// The records of lines whose delimiter is known.
+    pub(super) fn over(lines: Lines, delimiter: u8, max_bytes: usize) -> Self {
+        Self { lines, ahead: VecDeque::new(), delimiter, max_bytes }
+    }
+
+    /// What stands between fields; settled by the header.
+    pub(super) fn delimiter(&self) -> u8 {
+        self.delimiter
+    }
+
+    /// The number of the next line that was not looked at.
+    pub(super) fn next_number(&self) -> u64 {
+        self.lines.next_number()
     }
 
     /// Reads the header and settles the delimiter.
-    fn header(&mut self, delimiter: Delimiter) -> Result<Vec<String>, ReadErrorKind> {
+    pub(super) fn header(&mut self, delimiter: Delimiter) -> Result<Vec<String>, ReadErrorKind> {
         let first = self.next_line()?.ok_or(ReadErrorKind::Empty)?;
         self.delimiter = match (delimiter, &first.bytes) {
             (Delimiter::Tab, _) => b'\t',
@@ -88,8 +125,8 @@ impl Rows {
             (Delimiter::Guess, None) => b',',
         };
         self.ahead.push_front(first);
-        let (_, fields) = self.next_record(None)?.ok_or(ReadErrorKind::Empty)?;
-        let fields = fields.map_err(|r| ReadErrorKind::Header { reason: r.sentence() })?;
+        let header = self.next_record(None)?.ok_or(ReadErrorKind::Empty)?;
+        let fields = header.fields.map_err(|r| ReadErrorKind::Header { reason: r.sentence() })?;
         let names: Vec<String> =
             fields.iter().map(|f| String::from_utf8_lossy(f).trim().to_owned()).collect();
         for (position, name) in names.iter().enumerate() {
@@ -100,8 +137,8 @@ impl Rows {
         Ok(names)
     }
 
-    /// The next row that is not blank, with its line number.
-    fn next(&mut self, width: usize) -> io::Result<Option<(u64, Fields)>> {
+    /// The next row that is not blank.
+    pub(super) fn next(&mut self, width: usize) -> io::Result<Option<Row>> {
         self.next_record(Some(width))
     }
 
@@ -112,11 +149,13 @@ impl Rows {
         }
     }
 
-    fn next_record(&mut self, width: Option<usize>) -> io::Result<Option<(u64, Fields)>> {
+    /// The next row that is not blank, of any width where none is asked for.
+    pub(super) fn next_record(&mut self, width: Option<usize>) -> io::Result<Option<Row>> {
         let Some(first) = self.next_filled_line()? else { return Ok(None) };
-        let row = first.number;
+        let (number, start) = (first.number, first.start);
         let Some(bytes) = first.bytes else {
-            return Ok(Some((row, Err(Reason::LineTooLong { limit: self.max_bytes }))));
+            let fields = Err(Reason::LineTooLong { limit: self.max_bytes });
+            return Ok(Some(Row { number, start, fields }));
         };
         let mut parser = Parser::new(self.delimiter);
         let mut state = parser.feed(&bytes);
@@ -145,7 +184,7 @@ impl Rows {
         if fields.is_err() {
             below.into_iter().rev().for_each(|line| self.ahead.push_front(line));
         }
-        Ok(Some((row, fields)))
+        Ok(Some(Row { number, start, fields }))
     }
 
     fn next_filled_line(&mut self) -> io::Result<Option<Line>> {

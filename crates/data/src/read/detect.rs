@@ -8,6 +8,9 @@ use crate::error::{ReadError, ReadErrorKind};
 /// The formats that are read, for messages.
 pub const ACCEPTED: &str = ".csv, .tsv, .jsonl, .ndjson (each also .gz), .parquet, .tar, .tar.gz, .tgz, or a folder of these or of images";
 
+/// The formats that training texts are read from, for messages.
+pub const TEXT_FILES_ACCEPTED: &str = ".csv, .tsv, .jsonl, .ndjson (each also .gz)";
+
 /// The format of a catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {

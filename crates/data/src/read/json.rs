@@ -3,21 +3,13 @@
 //! In:  bytes. Out: `(name, text)` pairs sorted by name; a list of plain values gives one pair each,
 //!      `null` gives none, anything nested is kept as JSON text.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{limits::Limits, record::Reason};
 
-/// Parses one object.
+/// Parses one object, and flattens it.
 pub(super) fn fields(bytes: &[u8], limits: &Limits) -> Result<Vec<(String, String)>, Reason> {
-    if let Err(error) = std::str::from_utf8(bytes) {
-        let byte = error.valid_up_to() + 1;
-        return Err(Reason::NotUtf8 { part: "the line".to_owned(), byte });
-    }
-    if depth(bytes) > limits.json_depth {
-        return Err(Reason::JsonDepth { limit: limits.json_depth });
-    }
-    let object: serde_json::Map<String, Value> =
-        serde_json::from_slice(bytes).map_err(Reason::Json)?;
+    let object = object(bytes, limits)?;
     let mut fields = Vec::with_capacity(object.len());
     for (name, value) in object {
         flatten(name, value, &mut fields);
@@ -25,6 +17,18 @@ pub(super) fn fields(bytes: &[u8], limits: &Limits) -> Result<Vec<(String, Strin
     // The map's own order depends on a feature any crate of the build may switch on.
     fields.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(fields)
+}
+
+/// Parses one object as it is.
+pub(super) fn object(bytes: &[u8], limits: &Limits) -> Result<Map<String, Value>, Reason> {
+    if let Err(error) = std::str::from_utf8(bytes) {
+        let byte = error.valid_up_to() + 1;
+        return Err(Reason::NotUtf8 { part: "the line".to_owned(), byte });
+    }
+    if depth(bytes) > limits.json_depth {
+        return Err(Reason::JsonDepth { limit: limits.json_depth });
+    }
+    serde_json::from_slice(bytes).map_err(Reason::Json)
 }
 
 fn flatten(name: String, value: Value, into: &mut Vec<(String, String)>) {

@@ -15,6 +15,13 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 const BUFFER_BYTES: usize = 1 << 18;
 
+/// Whether a file starts like gzip.
+pub(super) fn is_gzip(path: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    File::open(path)?.take(GZIP_MAGIC.len() as u64).read_to_end(&mut start)?;
+    Ok(start == GZIP_MAGIC)
+}
+
 /// A file's bytes, decompressed if it starts like gzip.
 pub(super) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
     let mut file = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
@@ -45,6 +52,8 @@ pub(super) fn is_damage(error: &io::Error) -> bool {
 pub(super) struct Line {
     /// Counted from 1.
     pub(super) number: u64,
+    /// Position of its first byte in the (decompressed) file.
+    pub(super) start: u64,
     /// The bytes with their line end; `None` when there were too many.
     pub(super) bytes: Option<Vec<u8>>,
 }
@@ -53,22 +62,26 @@ pub(super) struct Line {
 pub(super) struct Lines {
     reader: Box<dyn BufRead>,
     number: u64,
+    offset: u64,
     max_bytes: usize,
 }
 
 impl Lines {
     /// Opens a file and skips a UTF-8 byte order mark.
     pub(super) fn open(path: &Path, max_bytes: usize) -> io::Result<Self> {
-        let mut reader = open(path)?;
+        Self::over(open(path)?, max_bytes)
+    }
+
+    /// The lines of decompressed bytes; skips a UTF-8 byte order mark.
+    pub(super) fn over(mut reader: Box<dyn BufRead>, max_bytes: usize) -> io::Result<Self> {
         let marked = match reader.fill_buf() {
             Ok(start) => start.starts_with(UTF8_MARK),
             Err(error) if is_damage(&error) => false, // told by the first read
             Err(error) => return Err(error),
         };
-        if marked {
-            reader.consume(UTF8_MARK.len());
-        }
-        Ok(Self { reader, number: 0, max_bytes })
+        let offset = if marked { UTF8_MARK.len() } else { 0 };
+        reader.consume(offset);
+        Ok(Self { reader, number: 0, offset: offset as u64, max_bytes })
     }
 
     /// The number of the line that the next call would give.
@@ -97,8 +110,10 @@ impl Lines {
             return Ok(None);
         }
         self.number += 1;
+        let start = self.offset;
+        self.offset += n_read as u64;
         let bytes = (n_read <= self.max_bytes).then_some(bytes);
-        Ok(Some(Line { number: self.number, bytes }))
+        Ok(Some(Line { number: self.number, start, bytes }))
     }
 }
 
