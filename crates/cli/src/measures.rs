@@ -9,13 +9,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::{Embeddings, Modality, Task, Tower};
-use conjoin_data::{Dataset, Item, Split};
-use conjoin_eval::{Metric, RetrievalTask};
-use conjoin_input::{ImageLimits, InputContract, Pixels, Tokenizer};
+use conjoin_core::{Embeddings, Modality, Seed, Task, Tower};
+use conjoin_data::{Dataset, Item, Judged, JudgedRule, Limits, PairFile, Split};
+use conjoin_eval::{Metric, RetrievalTask, spearman};
+use conjoin_input::{ImageLimits, InputContract, Pixels, TextContract, Tokenizer};
 use conjoin_model::{ImageTower, TextTower};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use crate::sources::{JudgedConfig, PairsConfig};
 
 /// Something to measure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,12 @@ pub(crate) struct MeasureConfig {
     /// A dataset whose held-out items are found by each other's texts and pictures: its folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<PathBuf>,
+    /// A file of graded pairs of texts: how well cosines keep the order of the grades.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graded: Option<PairsConfig>,
+    /// Judgements of items for queries; every judged item is to be found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<JudgedConfig>,
     /// The most items that are measured on; the first ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
@@ -50,6 +58,8 @@ impl MeasureConfig {
             name: "held-out".to_owned(),
             during: true,
             items: Some(dataset.to_owned()),
+            graded: None,
+            judged: None,
             limit: Some(1000),
         }
     }
@@ -62,6 +72,8 @@ pub(crate) struct Measures {
 
 enum Prepared {
     Items(ItemPairs),
+    Graded(GradedTexts),
+    Judged(JudgedTexts),
 }
 
 /// Figures by name, and what a stage is judged by: the mean of each measure's own.
@@ -109,12 +121,23 @@ impl Measures {
     ) -> Result<Self> {
         let prepare = |config: &MeasureConfig| {
             let in_it = || format!("in `[[measure]]` `{}`", config.name);
-            let Some(folder) = &config.items else {
-                bail!("`[[measure]]` `{}` needs `items`", config.name)
+            let prepared = match (&config.items, &config.graded, &config.judged) {
+                (Some(folder), None, None) => {
+                    let dataset = Dataset::open(folder).with_context(in_it)?;
+                    ItemPairs::prepare(&dataset, config, tokenizer, contract).map(Prepared::Items)
+                }
+                (None, Some(pairs), None) => {
+                    GradedTexts::prepare(pairs, tokenizer, contract).map(Prepared::Graded)
+                }
+                (None, None, Some(judged)) => {
+                    JudgedTexts::prepare(judged, tokenizer, contract).map(Prepared::Judged)
+                }
+                _ => bail!(
+                    "`[[measure]]` `{}` needs one of `items`, `graded` and `judged`",
+                    config.name
+                ),
             };
-            let dataset = Dataset::open(folder).with_context(in_it)?;
-            let items = ItemPairs::prepare(&dataset, config, tokenizer, contract);
-            let prepared = Prepared::Items(items.with_context(in_it)?);
+            let prepared = prepared.with_context(in_it)?;
             Ok((config.clone(), prepared))
         };
         Ok(Self { all: configs.iter().map(prepare).collect::<Result<_>>()? })
@@ -130,6 +153,8 @@ impl Measures {
         for (config, prepared) in self.all.iter().filter(|(config, _)| config.during || !during) {
             match prepared {
                 Prepared::Items(items) => items.measure(config, (text, image), &mut figures)?,
+                Prepared::Graded(graded) => graded.measure(&config.name, text, &mut figures)?,
+                Prepared::Judged(judged) => judged.measure(&config.name, text, &mut figures)?,
             }
         }
         Ok(figures)
@@ -218,6 +243,135 @@ impl ItemPairs {
         let main = Metric::RecallAt10.name();
         figures.judge_by(format!("{}/text_to_image/{main}", config.name));
         Ok(())
+    }
+}
+
+/// Pairs of texts with a grade each.
+struct GradedTexts {
+    first: Vec<Vec<u32>>,
+    second: Vec<Vec<u32>>,
+    grades: Vec<f32>,
+}
+
+impl GradedTexts {
+    fn prepare(
+        config: &PairsConfig,
+        tokenizer: &Tokenizer,
+        contract: &InputContract,
+    ) -> Result<Self> {
+        if config.columns.grade.is_none() {
+            bail!("`graded.columns` needs `grade`");
+        }
+        let file =
+            PairFile::open(&config.path, &config.columns, Some(Split::Val), &Limits::default())?;
+        let reader = TextReader::new(tokenizer, contract)?;
+        let mut graded = Self { first: Vec::new(), second: Vec::new(), grades: Vec::new() };
+        for row in 0..file.len() {
+            let row = file.read(row)?;
+            // Both are of one kind, so both are read as documents are.
+            graded.first.push(reader.tokens(&row.query, &Task::Passage)?);
+            graded.second.push(reader.tokens(&row.document, &Task::Passage)?);
+            graded.grades.extend(row.grade);
+        }
+        Ok(graded)
+    }
+
+    fn measure(&self, name: &str, text: &TextTower, figures: &mut Figures) -> Result<()> {
+        let (first, second) = (embed(text, &self.first)?, embed(text, &self.second)?);
+        let cosine =
+            |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum();
+        let cosines: Vec<f64> = first.rows().zip(second.rows()).map(cosine).collect();
+        let grades: Vec<f64> = self.grades.iter().map(|grade| f64::from(*grade)).collect();
+        let name = format!("{name}/spearman");
+        figures.add(name.clone(), spearman(&cosines, &grades));
+        figures.judge_by(name);
+        Ok(())
+    }
+}
+
+/// Queries, and every item that was judged for one of them.
+struct JudgedTexts {
+    queries: Vec<Vec<u32>>,
+    items: Vec<Vec<u32>>,
+    relevance: Vec<Vec<(u32, f32)>>,
+}
+
+impl JudgedTexts {
+    fn prepare(
+        config: &JudgedConfig,
+        tokenizer: &Tokenizer,
+        contract: &InputContract,
+    ) -> Result<Self> {
+        // Every judgement is wanted, so every grade is a positive one.
+        let rule = JudgedRule { positive_from: f32::MIN, negative_below: f32::MIN, n_negatives: 0 };
+        let JudgedConfig { judgements, items, columns, .. } = config;
+        let judged = Judged::open(judgements, items, columns, &rule, &Limits::default())?;
+        let reader = TextReader::new(tokenizer, contract)?;
+        let mut all = Self { queries: Vec::new(), items: Vec::new(), relevance: Vec::new() };
+        let (mut known_queries, mut known_items) = (BTreeMap::new(), BTreeMap::new());
+        for row in 0..judged.len() {
+            let row = judged.read(row, Seed(0))?;
+            let query = match known_queries.get(&row.query) {
+                Some(known) => *known,
+                None => {
+                    all.queries.push(reader.tokens(&row.query, &Task::Query)?);
+                    all.relevance.push(Vec::new());
+                    known_queries.insert(row.query, all.queries.len() - 1);
+                    all.queries.len() - 1
+                }
+            };
+            let item = match known_items.get(&row.document_id) {
+                Some(known) => *known,
+                None => {
+                    all.items.push(reader.tokens(&row.document, &Task::Passage)?);
+                    let item =
+                        u32::try_from(all.items.len() - 1).context("fewer than 2^32 items")?;
+                    known_items.insert(row.document_id, item);
+                    item
+                }
+            };
+            if row.grade >= config.rule.positive_from {
+                all.relevance[query].push((item, row.grade));
+            }
+        }
+        Ok(all)
+    }
+
+    fn measure(&self, name: &str, text: &TextTower, figures: &mut Figures) -> Result<()> {
+        let task = RetrievalTask {
+            name: name.to_owned(),
+            query_modality: Modality::Text,
+            item_modality: Modality::Text,
+            queries: embed(text, &self.queries)?,
+            corpus: embed(text, &self.items)?,
+            ids: Vec::new(),
+            relevance: self.relevance.clone(),
+            exclude: Vec::new(),
+        };
+        let result = task.evaluate()?;
+        for metric in [Metric::NdcgAt10, Metric::RecallAt10] {
+            figures.add(format!("{name}/{}", metric.name()), result.value(metric));
+        }
+        figures.judge_by(format!("{name}/{}", Metric::NdcgAt10.name()));
+        Ok(())
+    }
+}
+
+/// Texts to tokens, as the model reads them.
+struct TextReader<'a> {
+    tokenizer: &'a Tokenizer,
+    contract: &'a TextContract,
+}
+
+impl<'a> TextReader<'a> {
+    fn new(tokenizer: &'a Tokenizer, contract: &'a InputContract) -> Result<Self> {
+        let contract = contract.text.as_ref().context("the model reads no texts")?;
+        Ok(Self { tokenizer, contract })
+    }
+
+    fn tokens(&self, text: &str, task: &Task) -> Result<Vec<u32>> {
+        let prompt = self.contract.prompt(task).unwrap_or_default();
+        Ok(self.contract.encode(self.tokenizer, &format!("{prompt}{text}"))?.ids)
     }
 }
 

@@ -9,9 +9,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use conjoin_core::{Seed, Task, hash_bytes};
-use conjoin_data::{Dataset, Item, Split};
+use conjoin_data::{
+    Aspects, Dataset, Item, Judged, JudgedColumns, JudgedRule, Limits, PairColumns, PairFile,
+    Split, text_hash,
+};
 use conjoin_input::{Augment, ImageContract, ImageLimits, Pixels, TextContract, Tokenizer, decode};
-use conjoin_train::{Ids, Inputs, OwnedLabels, Reject, Source, TaskBatch, Weighted};
+use conjoin_train::{Ids, Inputs, LabelKind, OwnedLabels, Reject, Source, TaskBatch, Weighted};
 use rand::Rng as _;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -26,7 +29,38 @@ pub(crate) struct DataConfig {
     #[serde(default = "one")]
     pub weight: f64,
     /// Texts and pictures of a dataset's items.
-    pub items: ItemsConfig,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemsConfig>,
+    /// A file of text pairs, perhaps with hard negatives, grades or a teacher's scores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<PairsConfig>,
+    /// Judgements of items for queries, with the items in another file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<JudgedConfig>,
+}
+
+/// Text pairs of a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PairsConfig {
+    /// CSV, TSV or JSONL, plain or gzipped.
+    pub path: PathBuf,
+    /// Which columns mean what.
+    pub columns: PairColumns,
+}
+
+/// Rows of judgements.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JudgedConfig {
+    /// Who searched what, which item, how well it fitted.
+    pub judgements: PathBuf,
+    /// The items' texts.
+    pub items: PathBuf,
+    /// Which columns mean what.
+    pub columns: JudgedColumns,
+    /// What is a positive and what a negative.
+    pub rule: JudgedRule,
 }
 
 fn one() -> f64 {
@@ -85,41 +119,84 @@ impl DataConfig {
             texts: TextChoice::Joined,
             first_share: 0.5,
         };
-        Self { weight: 1.0, items }
+        Self { weight: 1.0, items: Some(items), pairs: None, judged: None }
     }
 
     /// Whether its pairs are a text and a picture.
     pub(crate) fn is_text_image(&self) -> bool {
-        self.items.pair == PairKind::TextImage
+        self.items.as_ref().is_some_and(|items| items.pair == PairKind::TextImage)
     }
 
     /// Opens it.
     pub(crate) fn open(&self) -> Result<OpenData> {
-        let ItemsConfig { path, first_share, .. } = &self.items;
-        if !(0.0..=1.0).contains(first_share) {
-            bail!("`first_share` is {first_share}, it must be 0 to 1");
+        let limits = Limits::default();
+        match (&self.items, &self.pairs, &self.judged) {
+            (Some(items), None, None) => {
+                let share = items.first_share;
+                if !(0.0..=1.0).contains(&share) {
+                    bail!("`first_share` is {share}, it must be 0 to 1");
+                }
+                Ok(OpenData::Items(Dataset::open(&items.path)?, items.clone()))
+            }
+            (None, Some(PairsConfig { path, columns }), None) => {
+                let file = PairFile::open(path, columns, Some(Split::Train), &limits)?;
+                let labels = match (columns.scores.is_empty(), &columns.grade) {
+                    (false, _) => LabelKind::TeacherScores,
+                    (true, Some(_)) => LabelKind::Grades,
+                    (true, None) => LabelKind::None,
+                };
+                Ok(OpenData::Pairs(file, labels))
+            }
+            (None, None, Some(JudgedConfig { judgements, items, columns, rule })) => {
+                let judged = Judged::open(judgements, items, columns, rule, &limits)?;
+                Ok(OpenData::Judged(judged, rule.n_negatives))
+            }
+            _ => bail!("an entry of `data` needs one of `items`, `pairs` and `judged`"),
         }
-        Ok(OpenData::Items(Dataset::open(path)?))
     }
 }
 
 /// Opened data, before it is prepared for a model.
 pub(crate) enum OpenData {
-    Items(Dataset),
+    Items(Dataset, ItemsConfig),
+    Pairs(PairFile, LabelKind),
+    Judged(Judged, usize),
 }
 
 impl OpenData {
     /// Identifies the data.
     pub(crate) fn fingerprint(&self) -> String {
         match self {
-            Self::Items(dataset) => dataset.manifest_hash(),
+            Self::Items(dataset, _) => dataset.manifest_hash(),
+            Self::Pairs(file, _) => file.fingerprint().to_owned(),
+            Self::Judged(judged, _) => judged.fingerprint().to_owned(),
         }
+    }
+
+    /// What was left out of it, in words; none where nothing was.
+    pub(crate) fn rejects(&self) -> Option<String> {
+        let rejects = match self {
+            Self::Items(..) => return None,
+            Self::Pairs(file, _) => file.rejects(),
+            Self::Judged(judged, _) => judged.rejects(),
+        };
+        let reasons = rejects.reasons().iter().map(|(reason, n)| format!("{n} {reason}"));
+        let reasons: Vec<String> = reasons.collect();
+        let first = rejects.first().first()?;
+        Some(format!(
+            "{} rows left out ({}); the first at {}: {}",
+            rejects.n(),
+            reasons.join(", "),
+            first.place,
+            first.reason
+        ))
     }
 
     /// The dataset, if it is one.
     pub(crate) fn dataset(&self) -> Option<&Dataset> {
         match self {
-            Self::Items(dataset) => Some(dataset),
+            Self::Items(dataset, _) => Some(dataset),
+            Self::Pairs(..) | Self::Judged(..) => None,
         }
     }
 }
@@ -177,20 +254,23 @@ fn drop_tokens(ids: &mut Vec<u32>, share: f32, seed: Seed) {
 /// The rows of one data set of a task.
 pub(crate) enum TaskSource<'a> {
     Items(ItemSource<'a>),
+    Texts(TextSource<'a>),
 }
 
 impl<'a> TaskSource<'a> {
     /// Prepares opened data for a model.
-    pub(crate) fn new(
-        config: &DataConfig,
-        data: &'a OpenData,
-        preparation: &'a Preparation<'a>,
-    ) -> Result<Self> {
-        match data {
-            OpenData::Items(dataset) => {
-                Ok(Self::Items(ItemSource::new(&config.items, dataset, preparation)?))
+    pub(crate) fn new(data: &'a OpenData, preparation: &'a Preparation<'a>) -> Result<Self> {
+        Ok(match data {
+            OpenData::Items(dataset, config) => {
+                Self::Items(ItemSource::new(config, dataset, preparation)?)
             }
-        }
+            OpenData::Pairs(file, labels) => {
+                Self::Texts(TextSource::new(TextRows::Pairs(file, *labels), preparation))
+            }
+            OpenData::Judged(judged, n_negatives) => {
+                Self::Texts(TextSource::new(TextRows::Judged(judged, *n_negatives), preparation))
+            }
+        })
     }
 }
 
@@ -202,25 +282,204 @@ impl Source for TaskSource<'_> {
     fn len(&self) -> usize {
         match self {
             Self::Items(items) => items.items.len(),
+            Self::Texts(texts) => texts.rows.len(),
         }
     }
 
     fn fingerprint(&self) -> &str {
         match self {
             Self::Items(items) => &items.fingerprint,
+            Self::Texts(texts) => &texts.fingerprint,
+        }
+    }
+
+    fn labels(&self) -> LabelKind {
+        match self {
+            Self::Items(_) => LabelKind::None,
+            Self::Texts(texts) => texts.rows.labels(),
+        }
+    }
+
+    fn n_negatives(&self) -> usize {
+        match self {
+            Self::Items(_) => 0,
+            Self::Texts(texts) => texts.rows.n_negatives(),
         }
     }
 
     fn aspects(&self) -> Vec<&[u64]> {
         match self {
             Self::Items(items) => vec![&items.groups, &items.images],
+            Self::Texts(texts) => texts.rows.aspects().all(),
         }
     }
 
     fn load(&self, rows: &[usize], seed: Seed) -> Result<Loaded, Self::Error> {
         Ok(match self {
             Self::Items(items) => items.load(rows, seed),
+            Self::Texts(texts) => texts.load(rows, seed),
         })
+    }
+}
+
+/// Rows of texts.
+enum TextRows<'a> {
+    Pairs(&'a PairFile, LabelKind),
+    Judged(&'a Judged, usize),
+}
+
+/// A row of texts.
+struct TextRow {
+    query: String,
+    document: String,
+    negatives: Vec<String>,
+    grade: f32,
+    scores: Vec<f32>,
+}
+
+impl TextRows<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Pairs(file, _) => file.len(),
+            Self::Judged(judged, _) => judged.len(),
+        }
+    }
+
+    fn labels(&self) -> LabelKind {
+        match self {
+            Self::Pairs(_, labels) => *labels,
+            Self::Judged(..) => LabelKind::Grades,
+        }
+    }
+
+    fn n_negatives(&self) -> usize {
+        match self {
+            Self::Pairs(file, _) => file.n_negatives(),
+            Self::Judged(_, n_negatives) => *n_negatives,
+        }
+    }
+
+    fn aspects(&self) -> &Aspects {
+        match self {
+            Self::Pairs(file, _) => file.aspects(),
+            Self::Judged(judged, _) => judged.aspects(),
+        }
+    }
+
+    fn fingerprint(&self) -> &str {
+        match self {
+            Self::Pairs(file, _) => file.fingerprint(),
+            Self::Judged(judged, _) => judged.fingerprint(),
+        }
+    }
+
+    fn name(&self, row: usize) -> String {
+        match self {
+            Self::Pairs(file, _) => file.id(row),
+            Self::Judged(..) => format!("judgement {row}"),
+        }
+    }
+
+    fn read(&self, row: usize, seed: Seed) -> Result<TextRow, String> {
+        let told = |error: conjoin_data::TextRowError| format!("{error}: {}", error.kind);
+        match self {
+            Self::Pairs(file, _) => {
+                let row = file.read(row).map_err(told)?;
+                Ok(TextRow {
+                    query: row.query,
+                    document: row.document,
+                    negatives: row.negatives,
+                    grade: row.grade.unwrap_or_default(),
+                    scores: row.scores,
+                })
+            }
+            Self::Judged(judged, _) => {
+                let row = judged.read(row, seed).map_err(told)?;
+                Ok(TextRow {
+                    query: row.query,
+                    document: row.document,
+                    negatives: row.negatives,
+                    grade: row.grade,
+                    scores: Vec::new(),
+                })
+            }
+        }
+    }
+}
+
+/// Pairs of texts, or queries with documents and hard negatives.
+pub(crate) struct TextSource<'a> {
+    rows: TextRows<'a>,
+    preparation: &'a Preparation<'a>,
+    fingerprint: String,
+}
+
+/// A row of texts as tokens, with what it is compared by.
+struct TextInputs {
+    inputs: (Input, Input, Vec<Input>),
+    negatives: Vec<u64>,
+    grade: f32,
+    scores: Vec<f32>,
+}
+
+impl<'a> TextSource<'a> {
+    fn new(rows: TextRows<'a>, preparation: &'a Preparation<'a>) -> Self {
+        let rules = serde_json::json!([rows.fingerprint(), preparation.rules()]);
+        let fingerprint = hash_bytes(rules.to_string().as_bytes());
+        Self { rows, preparation, fingerprint }
+    }
+
+    fn read(&self, row: usize, seed: Seed) -> Result<TextInputs, String> {
+        let TextRow { query, document, negatives, grade, scores } = self.rows.read(row, seed)?;
+        let tokens = |text: &str, task: &Task, seed: Seed| {
+            Ok::<_, String>(Input::Text(self.preparation.tokens(text, task, seed)?))
+        };
+        let negative = |(i, text): (usize, &String)| {
+            tokens(text, &Task::Passage, seed.stream("negative").at(i as u64))
+        };
+        let inputs = (
+            tokens(&query, &Task::Query, seed.stream("tokens"))?,
+            tokens(&document, &Task::Passage, seed.stream("document"))?,
+            negatives.iter().enumerate().map(negative).collect::<Result<_, _>>()?,
+        );
+        let negatives = negatives.iter().map(|text| text_hash(text)).collect();
+        Ok(TextInputs { inputs, negatives, grade, scores })
+    }
+
+    fn load(&self, rows: &[usize], seed: Seed) -> Loaded {
+        let read: Vec<_> =
+            rows.par_iter().map(|&row| self.read(row, seed.at(row as u64))).collect();
+        let known = self.rows.aspects();
+        let mut loaded = Gathered::default();
+        let (mut queries, mut documents, mut groups) =
+            (Ids::default(), Ids::default(), Ids::default());
+        let (mut negatives, mut grades, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+        for (&row, read) in rows.iter().zip(read) {
+            let (inputs, rest) = match read {
+                Ok(TextInputs { inputs, negatives, grade, scores }) => {
+                    (Ok(inputs), Some((negatives, grade, scores)))
+                }
+                Err(reason) => (Err(reason), None),
+            };
+            loaded.add(self.rows.name(row), inputs);
+            let Some((ids, grade, score)) = rest else { continue };
+            queries.queries.push(known.queries[row]);
+            documents.queries.push(known.documents[row]);
+            groups.queries.extend(known.groups.get(row));
+            negatives.extend(ids);
+            grades.push(grade);
+            scores.extend(score);
+        }
+        // Whatever is worded as the own document fits the query, whoever's negative it is.
+        documents.documents = [documents.queries.as_slice(), &negatives].concat();
+        let mut aspects = vec![queries, documents];
+        aspects.extend((!groups.queries.is_empty()).then_some(groups));
+        let labels = match self.rows.labels() {
+            LabelKind::None => OwnedLabels::None,
+            LabelKind::Grades => OwnedLabels::Grades(grades),
+            LabelKind::TeacherScores => OwnedLabels::TeacherScores(scores),
+        };
+        loaded.batch(aspects, labels)
     }
 }
 
@@ -429,6 +688,11 @@ impl StageData {
         self.tasks.iter().flatten().map(|(_, data)| data.fingerprint()).collect()
     }
 
+    /// What was left out of the data, in words.
+    pub(crate) fn rejects(&self) -> Vec<String> {
+        self.tasks.iter().flatten().filter_map(|(_, data)| data.rejects()).collect()
+    }
+
     /// The first dataset of items.
     pub(crate) fn dataset(&self) -> Option<&Dataset> {
         self.tasks.iter().flatten().find_map(|(_, data)| data.dataset())
@@ -440,7 +704,7 @@ impl StageData {
         preparation: &'a Preparation<'a>,
     ) -> Result<Vec<Vec<TaskSource<'a>>>> {
         let prepared =
-            |(config, data): &'a (DataConfig, OpenData)| TaskSource::new(config, data, preparation);
+            |(_, data): &'a (DataConfig, OpenData)| TaskSource::new(data, preparation);
         self.tasks.iter().map(|task| task.iter().map(prepared).collect()).collect()
     }
 

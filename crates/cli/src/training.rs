@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use conjoin_core::{ArtifactWriter, Manifest, Stop, Tower as _, hash_bytes};
+use conjoin_core::{ArtifactWriter, Manifest, Progress as _, Stop, Tower as _, hash_bytes};
 use conjoin_model::{CHECKPOINT_FORMAT, Model, ModelParts, ModelPrecision, ModelSpec};
 use conjoin_train::{Ended, Trainer, interpolate, latest_state};
 
@@ -68,6 +68,7 @@ pub(crate) fn train(
         let whole = Whole { recipe, stage, last: i + 1 == recipe.stages.len(), console, stop };
         let run = folders.run.join(if recipe.stages.len() > 1 { &*stage.name } else { "" });
         let data = StageData::open(stage)?;
+        data.rejects().iter().for_each(|told| console.warn(&format!("{}: {told}", stage.name)));
         let deciding = (recipe.up_to(i).hash()?, data.fingerprints(), &key);
         key = hash_bytes(&serde_json::to_vec(&deciding)?);
         let target = if whole.last { folders.model.to_owned() } else { run.join(STAGE_MODEL) };

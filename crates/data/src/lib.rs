@@ -36,3 +36,4 @@ pub use limits::Limits;
 pub use pair_file::{Aspects, PairColumns, PairFile, PairRow};
 pub use read::table::ColumnName;
 pub use record::{ImageSource, Place, RawRecord, Reason, Reject, Rejects};
+pub use text_key::text_hash;

@@ -12,6 +12,7 @@ pub(crate) fn normalized(text: &str) -> String {
 /// Equal for texts of one normal form; for others different, up to an accident in 2⁶⁴.
 ///
 /// It keeps equal texts apart, nothing else: the worst a crafted collision does is a batch drawn otherwise.
-pub(crate) fn text_hash(text: &str) -> u64 {
+#[must_use]
+pub fn text_hash(text: &str) -> u64 {
     Seed(0).stream(&normalized(text)).0
 }

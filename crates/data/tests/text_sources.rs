@@ -7,7 +7,9 @@ use std::{
 };
 
 use conjoin_core::Seed;
-use conjoin_data::{ColumnName, Judged, JudgedColumns, JudgedRow, JudgedRule, Limits, PairColumns, PairFile};
+use conjoin_data::{
+    ColumnName, Judged, JudgedColumns, JudgedRow, JudgedRule, Limits, PairColumns, PairFile,
+};
 
 /// A file of the larger public data; tells when there is none.
 fn shared(path: &str) -> Option<PathBuf> {

@@ -10,6 +10,7 @@
 mod bootstrap;
 mod calibration;
 mod compare;
+mod correlation;
 mod distribution;
 mod error;
 mod example;
@@ -24,6 +25,7 @@ pub use calibration::Calibration;
 pub use compare::{
     Change, Comparison, Estimate, MetricComparison, TaskComparison, compare, measure,
 };
+pub use correlation::spearman;
 pub use distribution::{
     DistributionComparison, HISTOGRAM_BINS, Histogram, ScoreDistribution, ScoreSummary,
 };

@@ -258,12 +258,12 @@ const CALLS: [Case; 8] = [
     Case {
         what: "a value out of its range",
         make: nothing,
-        line: "train recipe.toml --set train.batch=0",
+        line: "train recipe.toml --set train.task.batch=0",
     },
     Case {
         what: "more pairs per step than there are",
         make: nothing,
-        line: "train recipe.toml --set train.batch=512",
+        line: "train recipe.toml --set train.task.batch=512",
     },
     Case {
         what: "an unknown key that a parameter's name should begin with",
@@ -272,8 +272,8 @@ const CALLS: [Case; 8] = [
     },
     Case {
         what: "other settings than the run that is there was begun with",
-        make: |d| drop(run(d, "train recipe.toml --set data=data").expect(0)),
-        line: "train recipe.toml --set train.schedule.peak_lr=0.5",
+        make: |d| drop(run(d, "train recipe.toml --out again").expect(0)),
+        line: "train recipe.toml --out again --set train.schedule.peak_lr=0.5",
     },
 ];
 

@@ -77,7 +77,7 @@ fn an_index_remembers_the_commit_of_its_model() {
 #[test]
 fn a_recipe_starts_from_a_model_of_the_hub_and_keeps_its_commit() {
     let bench = bench();
-    let text = recipe(2).replace("data = \"data\"", &format!("data = \"{}\"", bench.data));
+    let text = recipe(2).replace("\"data\"", &format!("\"{}\"", bench.data));
     let start = text.lines().find(|line| line.starts_with("start.towers")).unwrap();
     let text = text.replace(start, &format!("start.checkpoint = \"hf:{REPO}\""));
     fs_err::write(bench.path("recipe.toml"), text).unwrap();

@@ -111,7 +111,7 @@ fn fine_tuned(dir: &TempDir, start: &str) -> PathBuf {
     });
     let text: String = lines.map(|line| format!("{line}\n")).collect();
     let data = trained().join("data").display().to_string();
-    let text = text.replace("data = \"data\"", &format!("data = \"{data}\""));
+    let text = text.replace("\"data\"", &format!("\"{data}\""));
     fs_err::write(dir.path().join("recipe.toml"), text).unwrap();
     conjoin(dir.path(), &["train", "recipe.toml", "--out", "run"]).expect(0);
     dir.path().join("run/model")

@@ -199,26 +199,30 @@ pub(crate) fn make_shop(dir: &Path) {
 pub(crate) fn recipe(steps: u64) -> String {
     format!(
         r#"
-data = "data"
 out = "run"
-freeze = []
-title_share = 0.5
 start.towers = {{ image_size = 64, width = 32, max_tokens = 32, text.new = {{ width = 32, layers = 1, heads = 2 }} }}
-augment = {{ flip = 0.5, brightness = 0.2, contrast = 0.2, saturation = 0.2, colour_cast = 0.0 }}
+
+[[measure]]
+name = "shop"
+items = "data"
 
 [train]
 seed = 1
 steps = {steps}
-batch = 8
 clip_norm = 1.0
 evaluate_every = 2
+augment = {{ flip = 0.5, brightness = 0.2, contrast = 0.2, saturation = 0.2, colour_cast = 0.0 }}
 chunks = {{ text = {{ size = 8, held = 8 }}, image = {{ size = 4, held = 4 }} }}
 schedule = {{ peak_lr = 0.001, warmup_steps = 2, decay = "cosine", floor = 0.0 }}
 optimizer = {{ betas = [0.9, 0.98], eps = 1e-6, weight_decay = 0.05, lr_multipliers = [] }}
 checkpoint = {{ every_steps = 5 }}
-prefetch = {{ threads = 1, ahead = 2 }}
 
-[train.loss]
+[[train.task]]
+name = "pairs"
+batch = 8
+data = [{{ items = {{ path = "data", first_share = 0.5 }} }}]
+
+[train.task.loss]
 kind = "info_nce"
 reduction = "symmetric_mean"
 log_scale = {{ init = 2.65926, min = 0.0, max = 4.6051702, learned = true }}
