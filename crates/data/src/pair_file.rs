@@ -26,7 +26,7 @@ use layout::{Layout, Pair};
 /// Which columns of a file of text pairs mean what.
 ///
 /// Columns are named all, or all numbered from 0; numbers say that the file has no header. Columns of
-/// JSON and Parquet are named always.
+/// JSON and Parquet are named always; which ones a JSON file has is told by its first 1,024 records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PairColumns {
