@@ -354,9 +354,9 @@ pub enum TextFileErrorKind {
         /// One given by position.
         position: usize,
     },
-    /// A column of JSON records is given by position.
-    #[error("JSON records have names, column {position} is given by position; give its name")]
-    PositionInJson {
+    /// A column of JSON or Parquet is given by position.
+    #[error("the file's columns have names, one is given by position {position}; give its name")]
+    PositionOfNamed {
         /// The position.
         position: usize,
     },

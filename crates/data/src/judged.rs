@@ -1,7 +1,7 @@
 //! Training rows of judgements: who searched what, which item was shown, how well it fitted.
 //!
 //! In:  a file of judgements (query, item, grade) and a file of items (id, texts), each CSV, TSV or JSONL, plain or
-//!      gzipped; [`JudgedRule`] says what is a positive and what a negative.
+//!      gzipped, or Parquet; [`JudgedRule`] says what is a positive and what a negative.
 //! Out: [`JudgedRow`]s by number: a query, an item that fits it, items that do not.
 //! Not here: pairs whose negatives stand beside them (`pair_file`), judgements to measure with.
 //!
@@ -127,15 +127,13 @@ impl Judged {
         let found = found.map_err(|kind| of(items, kind))?;
         let read = Judgements::open(judgements, columns, (rule, limits), (&found, &mut rejects));
         let read = read.map_err(|kind| of(judgements, kind))?;
-        let settings = (hashes, columns, rule, limits);
-        let settings = serde_json::to_vec(&settings).expect("settings are plain data");
         Ok(Self {
             aspects: read.aspects(&found),
             items: found,
             judgements: read,
             rule: *rule,
             rejects,
-            fingerprint: hash_bytes(&settings),
+            fingerprint: fingerprint(&(hashes, columns, rule, limits)),
         })
     }
 
@@ -216,6 +214,11 @@ impl Judged {
             negative_ids,
         })
     }
+}
+
+/// SHA-256 of what decides the rows.
+fn fingerprint(settings: &impl Serialize) -> String {
+    hash_bytes(&serde_json::to_vec(settings).expect("settings are plain data"))
 }
 
 impl JudgedColumns {

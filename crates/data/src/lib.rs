@@ -1,7 +1,8 @@
-//! Raw catalogues to datasets: readers, curation, splits and shards.
+//! Raw catalogues to datasets: readers, curation, splits and shards; texts to train on.
 //!
 //! In:  CSV, JSON lines, Parquet, WebDataset shards or folders of pictures. Out: a `dataset` artefact
-//!      (`docs/format/dataset.md`), made by [`curate()`] and read through [`Dataset`].
+//!      (`docs/format/dataset.md`), made by [`curate()`] and read through [`Dataset`]. Texts that are no
+//!      catalogue of items are read where they lie: pairs by [`PairFile`], judgements by [`Judged`].
 //! Not here: anything that needs a model.
 
 mod columns;

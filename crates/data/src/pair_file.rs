@@ -1,6 +1,6 @@
 //! Text pairs for training, read row by row from one file.
 //!
-//! In:  a CSV, TSV or JSONL file, plain or gzipped; [`PairColumns`] says which columns mean what.
+//! In:  a CSV, TSV or JSONL file, plain or gzipped, or Parquet; [`PairColumns`] says which columns mean what.
 //! Out: [`PairRow`]s by number, in any order, from any number of threads; [`Aspects`] to keep equal texts out of
 //!      one batch.
 //! Not here: catalogues of items (`curate`), judgements with the items apart (`judged`), batches.
@@ -25,8 +25,8 @@ use layout::{Layout, Pair};
 
 /// Which columns of a file of text pairs mean what.
 ///
-/// Columns are named all, or all numbered from 0; numbers say that the file has no header. JSON records are
-/// named always.
+/// Columns are named all, or all numbered from 0; numbers say that the file has no header. Columns of
+/// JSON and Parquet are named always; which ones a JSON file has is told by its first 1,024 records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PairColumns {
@@ -34,18 +34,18 @@ pub struct PairColumns {
     pub query: ColumnName,
     /// The text to be found, or the second of two equals.
     pub document: ColumnName,
-    /// Texts not to be found; a JSON list gives several. Blank ones do not count.
+    /// Texts not to be found; a list gives several. Blank ones do not count.
     #[serde(default)]
     pub negatives: Vec<ColumnName>,
     /// How many negatives each row has: of a row with more the first ones are used, a row with fewer is
-    /// rejected. By default as many as there are columns; where a JSON list may be among them, as many as
+    /// rejected. By default as many as there are columns; where a list may be among them, as many as
     /// the first usable row has.
     #[serde(default)]
     pub n_negatives: Option<usize>,
     /// How well the two fit, a number of any scale.
     #[serde(default)]
     pub grade: Option<ColumnName>,
-    /// A teacher's scores of the document, then of each negative in the order of `negatives`; a JSON list
+    /// A teacher's scores of the document, then of each negative in the order of `negatives`; a list
     /// gives several.
     #[serde(default)]
     pub scores: Vec<ColumnName>,
@@ -162,16 +162,16 @@ impl PairFile {
         split: Option<Split>,
         limits: &Limits,
     ) -> Result<Self, TextFileErrorKind> {
-        let table = Table::open(path, &columns.wanted(), limits)?;
+        let mut table = Table::open(path, &columns.wanted(), limits)?;
         let layout = Layout::new(columns, &table, limits)?;
         let settings = (hash_file(path)?, columns, split, limits);
         let settings = serde_json::to_vec(&settings).expect("settings are plain data");
         let mut file = Self {
+            rejects: table.take_rejects(),
             table,
             layout,
             index: RowIndex::default(),
             aspects: Aspects::default(),
-            rejects: Rejects::default(),
             fingerprint: hash_bytes(&settings),
         };
         file.read_through(split)?;

@@ -11,29 +11,28 @@ use conjoin_data::{
     ColumnName, Judged, JudgedColumns, JudgedRow, JudgedRule, Limits, PairColumns, PairFile,
 };
 
-/// A file of the larger public data; tells when there is none.
-fn shared(path: &str) -> Option<PathBuf> {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+/// Where a file or folder of the larger public data would be.
+fn shared(path: &str) -> PathBuf {
     let shared = std::env::var_os("CONJOIN_SHARED").map(PathBuf::from);
-    let input = shared.unwrap_or_else(|| repository.join("../shared")).join("data").join(path);
-    if !input.exists() {
-        eprintln!("skipped: no {}", input.display());
-        return None;
-    }
-    Some(input)
+    shared
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"))
+        .join("data")
+        .join(path)
 }
 
 /// All records as the `csv` crate reads them.
 fn records(path: &Path) -> Vec<Vec<String>> {
-    let bytes = fs_err::read(path).unwrap();
+    let bytes = fs_err::read(path).expect("the file is there");
     let mut plain = Vec::new();
     if path.extension().is_some_and(|end| end == "gz") {
-        flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut plain).unwrap();
+        flate2::read::MultiGzDecoder::new(bytes.as_slice())
+            .read_to_end(&mut plain)
+            .expect("the file is whole");
     } else {
         plain = bytes;
     }
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(plain.as_slice());
-    reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect()
+    reader.records().map(|row| row.expect("a record").iter().map(str::to_owned).collect()).collect()
 }
 
 #[test]
@@ -42,7 +41,11 @@ fn the_sentence_pairs_are_read_as_another_reader_does() {
     let columns =
         PairColumns { grade: Some(position(2)), ..PairColumns::new(position(0), position(1)) };
     for language in ["en", "de", "zh"] {
-        let Some(path) = shared(&format!("stsb/stsb-{language}-train.csv.gz")) else { return };
+        let path = shared(&format!("stsb/stsb-{language}-train.csv.gz"));
+        if !path.exists() {
+            eprintln!("skipped: no {}", path.display());
+            return;
+        }
         let expected = records(&path);
         assert_eq!(expected.len(), 5749);
         let file = PairFile::open(&path, &columns, None, &Limits::default()).unwrap();
@@ -58,8 +61,16 @@ fn the_sentence_pairs_are_read_as_another_reader_does() {
 /// Prints the times of opening and of a row.
 #[test]
 fn the_shop_judgements_give_the_counted_rows() {
-    let Some(judgements) = shared("homedepot/judgments-train.csv") else { return };
-    let Some(items) = shared("homedepot/products.csv") else { return };
+    let judgements = shared("homedepot/judgments-train.csv");
+    if !judgements.exists() {
+        eprintln!("skipped: no {}", judgements.display());
+        return;
+    }
+    let items = shared("homedepot/products.csv");
+    if !items.exists() {
+        eprintln!("skipped: no {}", items.display());
+        return;
+    }
     let rule = JudgedRule { positive_from: 2.5, negative_below: 2.0, n_negatives: 7 };
     let columns = JudgedColumns {
         query: "query".into(),

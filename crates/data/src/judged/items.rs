@@ -45,7 +45,8 @@ impl Items {
             let expected = "at least one column".to_owned();
             return Err(TextFileErrorKind::Setting { key, found, expected });
         }
-        let table = Table::open(path, &columns.of_items(), limits)?;
+        let mut table = Table::open(path, &columns.of_items(), limits)?;
+        let mut own = table.take_rejects();
         let mut items = Self {
             id: table.column(&columns.item_id),
             texts: columns.item_text.iter().map(|name| table.column(name)).collect(),
@@ -57,13 +58,13 @@ impl Items {
             n_texts: 0,
             lexical: Lexical::default(),
         };
-        items.read_through(rejects)?;
+        items.read_through(&mut own)?;
+        rejects.append(own);
         Ok(items)
     }
 
-    fn read_through(&mut self, rejects: &mut Rejects) -> Result<(), TextFileErrorKind> {
+    fn read_through(&mut self, own: &mut Rejects) -> Result<(), TextFileErrorKind> {
         let mut builder = LexicalBuilder::default();
-        let mut own = Rejects::default();
         let Self { table, id, texts, max_bytes, index, numbers, hashes, .. } = self;
         table.scan(&mut |row| {
             let item = row.cells.and_then(|cells| item_of(&cells, id, texts, *max_bytes));
@@ -89,7 +90,6 @@ impl Items {
             return Err(own.nothing_usable());
         }
         index.shrink();
-        rejects.append(own);
         self.n_texts = self.hashes.iter().collect::<HashSet<_>>().len();
         self.lexical = builder.build();
         Ok(())

@@ -70,8 +70,8 @@ impl Judgements {
         (rule, limits): (&JudgedRule, &Limits),
         (items, rejects): (&Items, &mut Rejects),
     ) -> Result<Self, TextFileErrorKind> {
-        let table = Table::open(path, &columns.of_judgements(), limits)?;
-        let mut own = Rejects::default();
+        let mut table = Table::open(path, &columns.of_judgements(), limits)?;
+        let mut own = table.take_rejects();
         let mut reader = Reader::new(&table, columns, limits);
         table.scan(&mut |row| {
             let added = row.cells.and_then(|cells| reader.add(&cells, row.line, items));

@@ -25,23 +25,17 @@ pub(super) fn draw(
     let below = judged.iter().filter(|judged| !fits(judged)).map(|judged| judged.item);
     drawn.take(shuffled(below.collect(), seed.stream("judged")));
     if !drawn.is_full() {
-        let near = near(items, judged, &drawn.texts, (query, document));
+        // By now everything judged for the query is among the texts: it fits, or it was taken.
+        let near = near(items, &drawn.texts, (query, document));
         drawn.take(shuffled(near, seed.stream("near")));
     }
     drawn.fill(seed.stream("any"));
     drawn.chosen
 }
 
-/// The nearest items that were not judged for the query and whose text is not excluded: one of the query, one of
-/// the document, and so on.
-fn near(
-    items: &Items,
-    judged: &[Grade],
-    excluded: &HashSet<u64>,
-    (query, document): (&str, &str),
-) -> Vec<u32> {
-    let judged: HashSet<u32> = judged.iter().map(|judged| judged.item).collect();
-    let skip = |item: u32| judged.contains(&item) || excluded.contains(&items.hash(item));
+/// The nearest items whose text is not excluded: one of the query, one of the document, and so on.
+fn near(items: &Items, excluded: &HashSet<u64>, (query, document): (&str, &str)) -> Vec<u32> {
+    let skip = |item: u32| excluded.contains(&items.hash(item));
     let of = |text| items.lexical().nearest(text, N_NEAR, &skip);
     let (by_query, by_document) = (of(query), of(document));
     let mut near: Vec<u32> = Vec::with_capacity(N_NEAR);

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{gzip, write};
+use crate::testing::{gzip, parquet_file, write};
 
 fn name(name: &str) -> ColumnName {
     name.into()
@@ -149,6 +149,38 @@ fn tables_have_one_negative_a_column() {
 }
 
 #[test]
+fn parquet_is_unpacked_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.parquet");
+    parquet_file(&path, &[b"shoe", b"caf\xe9"]);
+    let columns = PairColumns {
+        negatives: vec![name("tags")],
+        n_negatives: Some(0),
+        group: Some(name("stock")),
+        ..PairColumns::new(name("id"), name("title"))
+    };
+    let open =
+        |columns: &PairColumns, limits: &Limits| PairFile::open(&path, columns, None, limits);
+    let file = open(&columns, &Limits::default()).unwrap();
+    assert_eq!(
+        rows(&file),
+        ["a.parquet:1|1|shoe||||4294967295", "a.parquet:2|2|hat||||7", "a.parquet:4|4|hat||||7"]
+    );
+    assert_eq!(rejects(&file), ["3! field `title` is not UTF-8 (byte 4)"]);
+    let two = PairColumns { n_negatives: None, ..columns.clone() };
+    assert_eq!(
+        rows(&open(&two, &Limits::default()).unwrap())[0],
+        "a.parquet:1|1|shoe|a+b|||4294967295"
+    );
+    let other = PairColumns { group: Some(name("cost")), ..columns.clone() };
+    let error = open(&other, &Limits::default()).unwrap_err().kind.to_string();
+    assert!(error.starts_with("no column `cost` for the group"), "{error}");
+    let limits = Limits { unpacked_bytes: 100, ..Limits::default() };
+    let error = open(&columns, &limits).unwrap_err();
+    assert!(matches!(error.kind, TextFileErrorKind::UnpackedTooLarge { limit: 100 }));
+}
+
+#[test]
 fn a_bad_row_costs_itself_only() {
     let columns = PairColumns { grade: Some(name("g")), ..pair() };
     let limits = Limits { line_bytes: 200, field_bytes: 50, ..Limits::default() };
@@ -259,7 +291,7 @@ fn files_that_make_no_sense_are_errors() {
     );
     assert_eq!(
         fault("a.jsonl", "{}\n", &positions()),
-        "JSON records have names, column 2 is given by position; give its name"
+        "the file's columns have names, one is given by position 2; give its name"
     );
     let mixed = PairColumns::new(name("q"), ColumnName::Position(1));
     assert_eq!(
@@ -275,10 +307,7 @@ fn files_that_make_no_sense_are_errors() {
         "no usable row among 3: 2 blank_field, 1 ragged_row"
     );
     assert_eq!(fault("a.jsonl", "x\ny\n", &pair()), "no usable row among 2: 2 bad_json");
-    assert_eq!(
-        fault("a.parquet", "PAR1", &pair()),
-        "it is a Parquet file; accepted are .csv, .tsv, .jsonl, .ndjson (each also .gz)"
-    );
+    assert_eq!(fault("a.parquet", "PAR1", &pair()), "not a readable Parquet file");
     let dir = tempfile::tempdir().unwrap();
     let of = |path: &Path| PairFile::open(path, &pair(), None, &Limits::default()).unwrap_err();
     assert!(of(dir.path()).kind.to_string().starts_with("it is a folder; accepted are .csv"));

@@ -9,7 +9,7 @@ use crate::error::{ReadError, ReadErrorKind};
 pub const ACCEPTED: &str = ".csv, .tsv, .jsonl, .ndjson (each also .gz), .parquet, .tar, .tar.gz, .tgz, or a folder of these or of images";
 
 /// The formats that training texts are read from, for messages.
-pub const TEXT_FILES_ACCEPTED: &str = ".csv, .tsv, .jsonl, .ndjson (each also .gz)";
+pub const TEXT_FILES_ACCEPTED: &str = ".csv, .tsv, .jsonl, .ndjson (each also .gz), .parquet";
 
 /// The format of a catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

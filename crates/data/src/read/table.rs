@@ -1,13 +1,15 @@
 //! A text file of rows, read through once and then again row by row.
 //!
-//! In:  a CSV, TSV or JSONL file, plain or gzipped; the columns that are wanted. Out: every row with its
+//! In:  a CSV, TSV or JSONL file, plain or gzipped, or a Parquet file; the columns that are wanted. Out: every row with its
 //!      position, and the cells of a row whose position is known. Of the file itself nothing stays in memory.
 //! Not here: what a row means (`pair_file`, `judged`).
 //!
-//! A gzipped file is unpacked once into a temporary file without a name, within `Limits::unpacked_bytes`.
+//! A gzipped file, and the wanted columns of a Parquet file, are unpacked once into a temporary file without a
+//! name, within `Limits::unpacked_bytes`.
 
 mod cells;
 mod index;
+mod parquet_rows;
 mod unpack;
 
 use std::{
@@ -24,7 +26,7 @@ use crate::{
     Limits, columns,
     error::{TextFileErrorKind, TextRowErrorKind},
     positioned::PositionedFile,
-    record::{Place, Reason, Reject},
+    record::{Place, Reason, Reject, Rejects},
 };
 pub(crate) use cells::{Cells, Column, number, shortened};
 pub(crate) use index::RowIndex;
@@ -81,6 +83,7 @@ pub(crate) struct Table {
     shape: Shape,
     names: Vec<String>,
     damage: Option<io::Error>,
+    rejects: Rejects,
     limits: Limits,
 }
 
@@ -100,52 +103,81 @@ impl Table {
         limits: &Limits,
     ) -> Result<Self, TextFileErrorKind> {
         let format = detect::detect(path).map_err(|error| error.kind)?;
-        let (file, damage) = if !path.is_dir() && lines::is_gzip(path)? {
+        let table = match format {
+            Format::Csv { delimiter } => {
+                let mut table = Self::of_lines(path, limits)?;
+                table.settle_fields(delimiter, highest_position(wanted)?)?;
+                table
+            }
+            Format::Jsonl => {
+                refuse_positions(wanted)?;
+                let mut table = Self::of_lines(path, limits)?;
+                table.names = table.peeked_names()?;
+                table
+            }
+            Format::Parquet => {
+                refuse_positions(wanted)?;
+                Self::of_parquet(path, wanted, limits)?
+            }
+            Format::Tar => return Err(TextFileErrorKind::Format { found: "a tar archive" }),
+            Format::Folder => return Err(TextFileErrorKind::Format { found: "a folder" }),
+        };
+        table.check(wanted)?;
+        Ok(table)
+    }
+
+    /// A text file whose columns are not known yet.
+    fn of_lines(path: &Path, limits: &Limits) -> Result<Self, TextFileErrorKind> {
+        let (file, damage) = if lines::is_gzip(path)? {
             unpack::unpack(path, limits.unpacked_bytes)?
-        } else if path.is_dir() {
-            return Err(TextFileErrorKind::Format { found: "a folder" });
         } else {
             (PositionedFile::open(path)?, None)
         };
-        let mut table = Self {
+        Ok(Self {
             input: file_name(path).into(),
             file: Arc::new(file),
             shape: Shape::Objects,
             names: vec![],
             damage,
+            rejects: Rejects::default(),
             limits: limits.clone(),
-        };
-        table.settle(format, wanted)?;
-        table.check(wanted)?;
-        Ok(table)
+        })
     }
 
-    /// Learns shape and columns.
-    fn settle(&mut self, format: Format, wanted: &[Wanted<'_>]) -> Result<(), TextFileErrorKind> {
-        let highest = highest_position(wanted)?;
-        match (format, highest) {
-            (Format::Csv { delimiter }, None) => {
-                let mut rows = csv::Rows::over(self.lines()?, b',', self.limits.line_bytes);
-                self.names = rows.header(delimiter)?;
-                self.shape = Shape::Fields { delimiter: rows.delimiter(), has_header: true };
-            }
-            (Format::Csv { delimiter }, Some(highest)) => {
-                let tried: &[u8] =
-                    if delimiter == Delimiter::Tab { b"\t" } else { DELIMITERS.as_slice() };
-                let (delimiter, width) = self.shape_without_header(tried, highest)?;
-                self.names = (0..width).map(|position| position.to_string()).collect();
-                self.shape = Shape::Fields { delimiter, has_header: false };
-            }
-            (Format::Jsonl, None) => self.names = self.peeked_names()?,
-            (Format::Jsonl, Some(position)) => {
-                return Err(TextFileErrorKind::PositionInJson { position });
-            }
-            (Format::Parquet, _) => {
-                return Err(TextFileErrorKind::Format { found: "a Parquet file" });
-            }
-            (Format::Tar, _) => return Err(TextFileErrorKind::Format { found: "a tar archive" }),
-            (Format::Folder, _) => return Err(TextFileErrorKind::Format { found: "a folder" }),
-        }
+    fn of_parquet(
+        path: &Path,
+        wanted: &[Wanted<'_>],
+        limits: &Limits,
+    ) -> Result<Self, TextFileErrorKind> {
+        let wanted: Vec<String> = wanted.iter().map(|(_, name)| name.to_string()).collect();
+        let unpacked = parquet_rows::unpack(path, &wanted, limits)?;
+        Ok(Self {
+            input: file_name(path).into(),
+            file: Arc::new(unpacked.file),
+            shape: Shape::Objects,
+            names: unpacked.names,
+            damage: None,
+            rejects: unpacked.rejects,
+            limits: limits.clone(),
+        })
+    }
+
+    /// Learns shape and columns of a table; without a header where a position is asked for.
+    fn settle_fields(
+        &mut self,
+        delimiter: Delimiter,
+        highest: Option<usize>,
+    ) -> Result<(), TextFileErrorKind> {
+        let Some(highest) = highest else {
+            let mut rows = csv::Rows::over(self.lines()?, b',', self.limits.line_bytes);
+            self.names = rows.header(delimiter)?;
+            self.shape = Shape::Fields { delimiter: rows.delimiter(), has_header: true };
+            return Ok(());
+        };
+        let tried: &[u8] = if delimiter == Delimiter::Tab { b"\t" } else { &DELIMITERS };
+        let (delimiter, width) = self.shape_without_header(tried, highest)?;
+        self.names = (0..width).map(|position| position.to_string()).collect();
+        self.shape = Shape::Fields { delimiter, has_header: false };
         Ok(())
     }
 
@@ -218,6 +250,11 @@ impl Table {
     /// Whether each column has exactly one value in each row.
     pub(crate) fn is_flat(&self) -> bool {
         matches!(self.shape, Shape::Fields { .. })
+    }
+
+    /// The rows that unpacking left out already.
+    pub(crate) fn take_rejects(&mut self) -> Rejects {
+        std::mem::take(&mut self.rejects)
     }
 
     /// The file's name.
@@ -320,6 +357,11 @@ impl Table {
         };
         cells.and_then(Result::ok).ok_or(TextRowErrorKind::Changed)
     }
+}
+
+fn refuse_positions(wanted: &[Wanted<'_>]) -> Result<(), TextFileErrorKind> {
+    let position = highest_position(wanted)?;
+    position.map_or(Ok(()), |position| Err(TextFileErrorKind::PositionOfNamed { position }))
 }
 
 /// The highest position, `None` when all columns are named.

@@ -2,17 +2,12 @@
 
 use std::io::Write as _;
 
-use ::parquet::{
-    data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int32Type, Int64Type},
-    file::{properties::WriterProperties, writer::SerializedFileWriter},
-    schema::parser::parse_message_type,
-};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     record::ImageSource,
-    testing::{gzip, jpeg, tar, write},
+    testing::{gzip, jpeg, parquet_file, tar, write},
 };
 
 /// Everything a catalogue tells, as lines: `row|key|field=value|…|image` or `row! reason`.
@@ -283,42 +278,6 @@ fn tar_large_entries_and_a_cut_off_end_cost_their_samples() {
     flipped[5_632 + 3] ^= 0xff; // the header of b.txt
     let lines = told(&write(dir.path(), "flipped.tar", &flipped));
     assert!(lines.last().unwrap().contains("damaged from here on"), "{lines:?}");
-}
-
-/// A Parquet file with each supported kind of column, two row groups.
-fn parquet_file(path: &Path, titles: &[&[u8]]) {
-    let schema = "message m {
-        REQUIRED INT64 id; REQUIRED BYTE_ARRAY title (UTF8); OPTIONAL DOUBLE price; REQUIRED BOOLEAN ok;
-        REQUIRED INT32 stock (UINT_32); REQUIRED INT32 cost (DECIMAL(9,2));
-        OPTIONAL GROUP tags (LIST) { REPEATED GROUP list { OPTIONAL BYTE_ARRAY element (UTF8); } }
-        OPTIONAL GROUP image { OPTIONAL BYTE_ARRAY bytes; OPTIONAL BYTE_ARRAY path (UTF8); } }";
-    let schema = Arc::new(parse_message_type(schema).unwrap());
-    let file = std::fs::File::create(path).unwrap();
-    let properties = Arc::new(WriterProperties::builder().build());
-    let mut writer = SerializedFileWriter::new(file, schema, properties).unwrap();
-    for (group, title) in titles.iter().enumerate() {
-        let mut rows = writer.next_row_group().unwrap();
-        let n = group as i64 * 2;
-        macro_rules! column {
-            ($kind:ty, $values:expr, $def:expr, $rep:expr) => {{
-                let mut column = rows.next_column().unwrap().unwrap();
-                column.typed::<$kind>().write_batch($values, $def, $rep).unwrap();
-                column.close().unwrap();
-            }};
-        }
-        let text = |t: &[u8]| ByteArray::from(t.to_vec());
-        column!(Int64Type, &[n + 1, n + 2], None, None);
-        column!(ByteArrayType, &[text(title), text(b"hat")], None, None);
-        column!(DoubleType, &[1.5], Some(&[1, 0]), None);
-        column!(BoolType, &[true, false], None, None);
-        column!(Int32Type, &[-1, 7], None, None);
-        column!(Int32Type, &[100, 200], None, None);
-        column!(ByteArrayType, &[text(b"a"), text(b"b")], Some(&[3, 3, 0]), Some(&[0, 1, 0]));
-        column!(ByteArrayType, &[text(b"picture")], Some(&[2, 1]), None);
-        column!(ByteArrayType, &[text(b"b.jpg")], Some(&[1, 2]), None);
-        rows.close().unwrap();
-    }
-    writer.close().unwrap();
 }
 
 #[test]
