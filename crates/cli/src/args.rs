@@ -235,6 +235,9 @@ pub(crate) struct Train {
     /// Override a key of the recipe, as `train.steps=100`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Try the recipe in small, as its table `[smoke]` says.
+    #[arg(long)]
+    pub smoke: bool,
     /// Leave a stage out; may be repeated.
     #[arg(long, value_name = "STAGE")]
     pub skip: Vec<String>,

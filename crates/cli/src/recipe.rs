@@ -210,16 +210,24 @@ impl Stage {
 
 impl Recipe {
     /// Reads a recipe and applies overrides.
-    pub(crate) fn read(path: &Path, set: &[String]) -> Result<Self> {
+    ///
+    /// In `smoke`, what the table `[smoke]` says holds for every stage and every task, so that a recipe for
+    /// much data and many machines can be tried on little of both.
+    pub(crate) fn read(path: &Path, set: &[String], smoke: bool) -> Result<Self> {
         let text = fs_err::read_to_string(path)?;
         let mut table: toml::Table =
             text.parse().with_context(|| format!("`{}` is not valid TOML", path.display()))?;
         for assignment in set {
             apply(&mut table, assignment)?;
         }
-        share(&mut table).with_context(|| format!("`{}` is not a recipe", path.display()))?;
-        let recipe: Self =
-            table.try_into().with_context(|| format!("`{}` is not a recipe", path.display()))?;
+        let not = || format!("`{}` is not a recipe", path.display());
+        let small = table.remove("smoke");
+        share(&mut table).with_context(not)?;
+        if smoke {
+            let small = small.with_context(|| format!("`{}` has no `[smoke]`", path.display()))?;
+            shrink(&mut table, small).with_context(not)?;
+        }
+        let recipe: Self = table.try_into().with_context(not)?;
         recipe.check().with_context(|| format!("in `{}`", path.display()))?;
         Ok(recipe)
     }
@@ -286,6 +294,27 @@ fn share(table: &mut toml::Table) -> Result<()> {
         Some(_) => bail!("`stage` is not a list of tables: write `[[stage]]`"),
     };
     table.insert("stage".to_owned(), stages.into());
+    Ok(())
+}
+
+/// Puts `stage` of the table `[smoke]` into every stage, `task` into every task, and the rest in the place of
+/// what the recipe says.
+fn shrink(table: &mut toml::Table, small: toml::Value) -> Result<()> {
+    let toml::Value::Table(mut small) = small else { bail!("`smoke` is not a table") };
+    let (of_stage, of_task) = (small.remove("stage"), small.remove("task"));
+    table.extend(small);
+    let empty = || toml::Value::Table(toml::Table::new());
+    let (of_stage, of_task) = (of_stage.unwrap_or_else(empty), of_task.unwrap_or_else(empty));
+    let each = |list: Option<&mut toml::Value>, change: &dyn Fn(&mut toml::Value)| {
+        if let Some(toml::Value::Array(list)) = list {
+            list.iter_mut().for_each(change);
+        }
+    };
+    each(table.get_mut("stage"), &|stage| {
+        *stage = merged(stage.clone(), of_stage.clone());
+        let tasks = stage.as_table_mut().and_then(|stage| stage.get_mut("task"));
+        each(tasks, &|task| *task = merged(task.clone(), of_task.clone()));
+    });
     Ok(())
 }
 

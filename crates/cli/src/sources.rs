@@ -703,8 +703,7 @@ impl StageData {
         &'a self,
         preparation: &'a Preparation<'a>,
     ) -> Result<Vec<Vec<TaskSource<'a>>>> {
-        let prepared =
-            |(_, data): &'a (DataConfig, OpenData)| TaskSource::new(data, preparation);
+        let prepared = |(_, data): &'a (DataConfig, OpenData)| TaskSource::new(data, preparation);
         self.tasks.iter().map(|task| task.iter().map(prepared).collect()).collect()
     }
 

@@ -1,14 +1,14 @@
 //! What training starts from: two towers with heads into one space.
 //!
-//! In:  the bundled MobileNet or a checkpoint for pictures; a new small transformer, a
-//!      sentence-transformers folder or a checkpoint for texts. Out: a [`Model`].
+//! In:  the bundled MobileNet, a new vision transformer or a checkpoint for pictures; a new small
+//!      transformer, a sentence-transformers folder or a checkpoint for texts. Out: a [`Model`].
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use conjoin_core::{Seed, Stop, Tower};
 use conjoin_hub::ModelName;
-use conjoin_input::{InputContract, TextContract, Tokenizer};
+use conjoin_input::{ImageContract, InputContract, TextContract, Tokenizer};
 use conjoin_model::{
     Card, EncoderInput, EncoderSpec, ImageSpec, ImageTower, Matryoshka, MobileNetSpec, Model,
     ModelParts, ModelSpec, NameMap, Origin, Pooling, TextTower, Weights, families::mobilenet,
@@ -33,7 +33,10 @@ pub(crate) enum Start {
 pub(crate) struct Towers {
     /// The text tower.
     pub text: TextStart,
-    /// Side of the pictures in pixels; the image tower is the bundled MobileNet.
+    /// The image tower.
+    #[serde(default)]
+    pub image: ImageStart,
+    /// Side of the pictures in pixels.
     pub image_size: usize,
     /// Width `e` of the common space.
     pub width: usize,
@@ -58,6 +61,28 @@ pub(crate) enum TextStart {
     SentenceTransformer(ModelName),
 }
 
+/// What the image tower starts from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum ImageStart {
+    /// The bundled MobileNet v1 0.75, trained on ImageNet.
+    #[default]
+    MobileNet,
+    /// A new vision transformer, the mean of its patches being a picture's vector.
+    New {
+        /// Side of a patch in pixels, a divisor of the pictures'.
+        patch: usize,
+        /// Model width.
+        width: usize,
+        /// Number of layers.
+        layers: usize,
+        /// Number of attention heads.
+        heads: usize,
+    },
+    /// A model with an image tower: a folder or `hf:OWNER/NAME`.
+    Model(ModelName),
+}
+
 impl TextStart {
     /// The small tower of the demo.
     pub(crate) fn small() -> Self {
@@ -69,12 +94,20 @@ impl Start {
     /// The same start with its models on this machine, pinned to what they are now: a run that is
     /// resumed begins from the same one.
     pub(crate) fn found(mut self, console: &Console, stop: &Stop) -> Result<Self> {
+        let pin = |name: &mut ModelName| -> Result<()> {
+            *name = models::find(name, console, stop)?.name;
+            Ok(())
+        };
         match &mut self {
-            Self::Checkpoint(name)
-            | Self::Towers(Towers { text: TextStart::SentenceTransformer(name), .. }) => {
-                *name = models::find(name, console, stop)?.name;
+            Self::Checkpoint(name) => pin(name)?,
+            Self::Towers(Towers { text, image, .. }) => {
+                if let TextStart::SentenceTransformer(name) = text {
+                    pin(name)?;
+                }
+                if let ImageStart::Model(name) = image {
+                    pin(name)?;
+                }
             }
-            Self::Towers(Towers { text: TextStart::New { .. }, .. }) => {}
         }
         Ok(self)
     }
@@ -97,17 +130,25 @@ impl Start {
 /// What a text tower brings: itself, its tokeniser, its contract, its name, its origins.
 type TextSide = (TextTower, Tokenizer, TextContract, String, Vec<Origin>);
 
+/// What an image tower brings.
+struct ImageSide {
+    tower: ImageTower,
+    contract: ImageContract,
+    source: String,
+    licence: Option<String>,
+}
+
 impl Towers {
     fn build(&self, seed: Seed) -> Result<Model> {
         let (text, tokenizer, contract, text_source, origins) =
             self.text_tower(seed.stream("text"))?;
-        // MobileNet's; a text model of the user's own brings one that its folder does not tell.
+        let ImageSide { tower: image, contract: image_contract, source, licence } =
+            self.image_side(seed.stream("image"))?;
+        // A text model of the user's own brings a licence that its folder does not tell.
         let licence = match &self.text {
-            TextStart::New { .. } => Some("Apache-2.0".to_owned()),
+            TextStart::New { .. } => licence,
             TextStart::SentenceTransformer(_) => None,
         };
-        let image_contract = mobilenet::contract(self.image_size);
-        let image = self.image_tower(&image_contract, seed.stream("image"))?;
         // A model that reads its padding has the one length it was trained with.
         let max_tokens = match contract.padded {
             true => contract.max_tokens,
@@ -121,11 +162,7 @@ impl Towers {
             log_scale: (1.0_f32 / 0.07).ln(),
             score_bias: 0.0,
             matryoshka: Matryoshka::default(),
-            card: Card {
-                name: "start".to_owned(),
-                licence,
-                sources: vec!["MobileNet v1 0.75 (ImageNet)".to_owned(), text_source],
-            },
+            card: Card { name: "start".to_owned(), licence, sources: vec![source, text_source] },
         };
         let parts = ModelParts {
             text: Some(text),
@@ -136,16 +173,66 @@ impl Towers {
         Model::from_parts(spec, parts).context("the two towers do not fit")
     }
 
-    fn image_tower(
-        &self,
-        contract: &conjoin_input::ImageContract,
-        seed: Seed,
-    ) -> Result<ImageTower> {
-        let spec = MobileNetSpec::v1(0.75, self.image_size, Some(self.width));
-        let file = Weights::from_bytes(assets::MOBILENET)?;
-        let names = mobilenet::names(spec.blocks.len());
-        let map = NameMap::read(&file, &names, &mobilenet::IGNORED)?;
-        Ok(ImageTower::build(&ImageSpec::MobileNet(spec), contract, &map, seed)?)
+    fn image_side(&self, seed: Seed) -> Result<ImageSide> {
+        match &self.image {
+            ImageStart::MobileNet => {
+                let contract = mobilenet::contract(self.image_size);
+                let spec = MobileNetSpec::v1(0.75, self.image_size, Some(self.width));
+                let file = Weights::from_bytes(assets::MOBILENET)?;
+                let names = mobilenet::names(spec.blocks.len());
+                let map = NameMap::read(&file, &names, &mobilenet::IGNORED)?;
+                let spec = ImageSpec::MobileNet(spec);
+                Ok(ImageSide {
+                    tower: ImageTower::build(&spec, &contract, &map, seed)?,
+                    contract,
+                    source: "MobileNet v1 0.75 (ImageNet)".to_owned(),
+                    licence: Some("Apache-2.0".to_owned()),
+                })
+            }
+            ImageStart::New { patch, width, layers, heads } => {
+                let contract = ImageContract::clip(self.image_size);
+                let input = EncoderInput::Patches {
+                    image_size: self.image_size,
+                    patch_size: *patch,
+                    bias: true,
+                    class_token: false,
+                };
+                let spec = EncoderSpec::pre_norm(input, *width, *layers, *heads);
+                let spec = EncoderSpec { pooling: Pooling::Mean, ..spec }.projected(self.width);
+                let spec = ImageSpec::Transformer(spec);
+                Ok(ImageSide {
+                    tower: ImageTower::build(&spec, &contract, &NameMap::fresh(), seed)?,
+                    contract,
+                    source: "a new image tower".to_owned(),
+                    licence: None,
+                })
+            }
+            ImageStart::Model(name) => self.image_of_model(name, seed),
+        }
+    }
+
+    fn image_of_model(&self, name: &ModelName, seed: Seed) -> Result<ImageSide> {
+        let (spec, parts) = models::open_found(name)?.into_parts();
+        let (Some(old), Some(contract)) = (parts.image, spec.contract.image) else {
+            bail!("`{name}` has no image tower");
+        };
+        if contract.size != self.image_size {
+            let size = contract.size;
+            bail!("`image_size` is {}, the image tower of `{name}` takes {size}", self.image_size);
+        }
+        let with_head = match old.spec() {
+            ImageSpec::Transformer(spec) => ImageSpec::Transformer(spec.projected(self.width)),
+            ImageSpec::MobileNet(spec) => {
+                ImageSpec::MobileNet(MobileNetSpec { projection: Some(self.width), ..spec })
+            }
+        };
+        let map = NameMap::from_parameters(old.parameters());
+        Ok(ImageSide {
+            tower: ImageTower::build(&with_head, &contract, &map, seed)?,
+            contract,
+            source: spec.card.name,
+            licence: spec.card.licence,
+        })
     }
 
     /// The tower, its tokeniser, its contract, what it is, and where it comes from.

@@ -21,7 +21,7 @@ use crate::{
     pipeline, precision,
     recipe::{Plan, Recipe, product_augment},
     stages::Stages,
-    start::{Start, TextStart, Towers},
+    start::{ImageStart, Start, TextStart, Towers},
     tasks::Bench,
 };
 
@@ -100,7 +100,13 @@ fn start(args: &StartArgs) -> Start {
         Some(folder) => TextStart::SentenceTransformer(folder.clone()),
         None => TextStart::small(),
     };
-    Start::Towers(Towers { text, image_size: args.size, width: args.width, max_tokens: 64 })
+    Start::Towers(Towers {
+        text,
+        image: ImageStart::MobileNet,
+        image_size: args.size,
+        width: args.width,
+        max_tokens: 64,
+    })
 }
 
 fn recipe(

@@ -24,7 +24,7 @@ use crate::{
     pipeline,
     recipe::{Plan, Recipe, product_augment},
     stages::Stages,
-    start::{Start, TextStart, Towers},
+    start::{ImageStart, Start, TextStart, Towers},
     tasks::Bench,
 };
 
@@ -146,7 +146,13 @@ fn dataset(
 }
 
 fn recipe(args: &Demo, stages: &Stages<'_>, photos: &Dataset) -> Result<Recipe> {
-    let towers = Towers { text: TextStart::small(), image_size: 128, width: 256, max_tokens: 64 };
+    let towers = Towers {
+        text: TextStart::small(),
+        image: ImageStart::MobileNet,
+        image_size: 128,
+        width: 256,
+        max_tokens: 64,
+    };
     let plan = Plan {
         seed: args.seed,
         epochs: 16.0,

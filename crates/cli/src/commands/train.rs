@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcome> {
-    let mut recipe = Recipe::read(&args.recipe, &args.set)?;
+    let mut recipe = Recipe::read(&args.recipe, &args.set, args.smoke)?;
     if let Some(out) = &args.out {
         recipe.out.clone_from(out);
     }

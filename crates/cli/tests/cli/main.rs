@@ -12,6 +12,7 @@ mod interrupt;
 mod models;
 mod precision;
 mod quality;
+mod recipes;
 mod rerank;
 mod support;
 mod vectors;

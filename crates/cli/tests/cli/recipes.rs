@@ -1,0 +1,205 @@
+//! Recipes: those of the project, and what training from stages and tasks promises.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use tempfile::tempdir;
+
+use crate::support::{conjoin, read_json, trained};
+
+fn recipes() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let mut all: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn every_recipe_of_the_project_is_one() {
+    let all = recipes();
+    assert!(all.len() >= 6, "{all:?}");
+    let dir = tempdir().unwrap();
+    for path in all {
+        let checked = conjoin(dir.path(), &["train", path.to_str().unwrap(), "--check"]).expect(0);
+        fs::write(dir.path().join("resolved.toml"), &checked.out).unwrap();
+        let again = conjoin(dir.path(), &["train", "resolved.toml", "--check"]).expect(0);
+        assert_eq!(again.out, checked.out, "{}", path.display());
+    }
+}
+
+#[test]
+fn recipes_for_large_machines_run_in_small() {
+    let mut tried = 0;
+    for path in recipes() {
+        if !fs::read_to_string(&path).unwrap().contains("[smoke]") {
+            continue;
+        }
+        let dir = tempdir().unwrap();
+        let (recipe, out) = (path.to_str().unwrap(), dir.path().join("run"));
+        let out = out.to_str().unwrap();
+        conjoin(trained(), &["train", recipe, "--smoke", "--out", out]).expect(0);
+        conjoin(trained(), &["doctor", &format!("{out}/model"), "--no-speed"]).expect(0);
+        tried += 1;
+    }
+    assert!(tried >= 2, "{tried}");
+}
+
+/// Two stages of two tasks on the small shop: pictures with texts, and a file of triplets.
+fn staged(dir: &Path) {
+    let data = trained().join("data").display().to_string();
+    let triplets: String = (0..40)
+        .map(|i| {
+            format!(
+                "{{\"q\": \"query {i}\", \"d\": \"fruit number {i}\", \"n\": [\"stone {i}\", \"brick {i}\"]}}\n"
+            )
+        })
+        .collect();
+    fs::write(dir.join("triplets.jsonl"), triplets + "not json\n").unwrap();
+    let graded: String =
+        (0..30).map(|i| format!("word {i},word {},{}\n", i + i % 3, 3 - i % 3)).collect();
+    fs::write(dir.join("graded.csv"), graded).unwrap();
+    let text = format!(
+        r#"
+out = "run"
+start.towers = {{ image_size = 64, width = 32, max_tokens = 32, text.new = {{ width = 32, layers = 2, heads = 2 }} }}
+
+[[measure]]
+name = "shop"
+items = "{data}"
+
+[[measure]]
+name = "graded"
+graded = {{ path = "graded.csv", columns = {{ query = 0, document = 1, grade = 2 }} }}
+
+[train]
+seed = 1
+steps = 4
+token_dropout = 0.1
+evaluate_every = 2
+interpolate = [0.5, 1.0]
+text.select = {{ freeze_layers = 1 }}
+chunks = {{ text = {{ size = 8, held = 4 }}, image = {{ size = 4, held = 4 }} }}
+schedule = {{ peak_lr = 0.001, warmup_steps = 2, decay = "cosine", floor = 0.0 }}
+optimizer = {{ betas = [0.9, 0.98], eps = 1e-6, weight_decay = 0.05, lr_multipliers = [] }}
+
+[[stage]]
+name = "first"
+
+[[stage.task]]
+name = "pairs"
+batch = 8
+data = [{{ items = {{ path = "{data}" }} }}]
+loss = {{ kind = "info_nce", reduction = "symmetric_sum", log_scale = {{ init = 2.65926, min = 0.0, max = 4.6, learned = true }} }}
+
+[[stage.task]]
+name = "views"
+batch = 4
+weight = 0.5
+data = [{{ items = {{ path = "{data}", pair = "image_image" }} }}]
+loss = {{ kind = "sigmoid", log_scale = {{ init = 2.3, min = 0.0, max = 4.6, learned = true }}, bias = {{ init = -2.0, min = -20.0, max = 20.0, learned = true }} }}
+
+[[stage]]
+name = "second"
+precision = "bf16"
+steps = 3
+
+[[stage.task]]
+name = "pairs"
+batch = 8
+data = [{{ items = {{ path = "{data}" }} }}]
+loss = {{ kind = "info_nce", reduction = "symmetric_sum", log_scale = {{ init = 2.65926, min = 0.0, max = 4.6, learned = true }} }}
+
+[[stage.task]]
+name = "triplets"
+batch = 8
+mixing = "mixed"
+data = [
+  {{ weight = 3.0, pairs = {{ path = "triplets.jsonl", columns = {{ query = "q", document = "d", negatives = ["n"] }} }} }},
+  {{ weight = 1.0, pairs = {{ path = "triplets.jsonl", columns = {{ query = "d", document = "q", negatives = ["n"] }} }} }},
+]
+loss = {{ kind = "matryoshka", dims = [{{ dim = 32, weight = 1.0 }}, {{ dim = 16, weight = 0.5 }}], loss = {{ kind = "info_nce", reduction = "one_way", log_scale = {{ init = 3.0, min = 0.0, max = 4.6, learned = false }} }} }}
+
+[[stage.task]]
+name = "grades"
+batch = 8
+data = [{{ pairs = {{ path = "graded.csv", columns = {{ query = 0, document = 1, grade = 2 }} }} }}]
+loss = {{ kind = "cosent", log_scale = {{ init = 3.0, min = 0.0, max = 4.6, learned = false }} }}
+"#
+    );
+    fs::write(dir.join("recipe.toml"), text).unwrap();
+}
+
+#[test]
+fn stages_go_on_from_each_other_and_are_done_once() {
+    let dir = tempdir().unwrap();
+    staged(dir.path());
+    let train =
+        |more: &[&str]| conjoin(dir.path(), &[&["train", "recipe.toml"], more].concat()).expect(0);
+    let said = train(&[]).err;
+    assert!(said.contains("second: 1 rows left out (1 bad_json"), "{said}");
+    let run = dir.path().join("run/train");
+    let first = read_json(run.join("first/figures.json"));
+    let second = read_json(run.join("second/figures.json"));
+    for figures in [&first, &second] {
+        for name in
+            ["shop/text_to_image/recall@1", "shop/image_to_text/recall@10", "graded/spearman"]
+        {
+            assert!(figures["figures"][name].is_number(), "{name}: {figures}");
+        }
+    }
+    assert_eq!(second["scalars"]["triplets"]["log_scale"], 3.0, "a fixed temperature");
+    let log = |stage: &str, line: usize| -> serde_json::Value {
+        let text = fs::read_to_string(run.join(stage).join("train.jsonl")).unwrap();
+        serde_json::from_str(text.lines().nth(line).unwrap()).unwrap()
+    };
+    let tasks = log("second", 0);
+    let tasks = tasks["tasks"].as_object().unwrap();
+    assert_eq!(tasks.keys().collect::<Vec<_>>(), ["grades", "pairs", "triplets"]);
+    assert_eq!(tasks["triplets"]["pairs"], 8);
+    // A task of the same name goes on with its numbers.
+    let went_on = tasks["pairs"]["scalars"]["log_scale"].as_f64().unwrap();
+    assert_eq!(first["scalars"]["pairs"]["log_scale"].as_f64().unwrap(), went_on);
+    assert!((went_on - 2.65926).abs() > 1e-6, "it was learned: {went_on}");
+    assert!(!run.join("first/model/../../second/model").exists(), "the last model is the recipe's");
+    let fingerprint =
+        || read_json(dir.path().join("run/model/manifest.json"))["fingerprint"].clone();
+    let whole = fingerprint();
+
+    // The last stage again, from the first one's model: the same.
+    let said = train(&["--again", "second"]).err;
+    assert!(said.contains("first: done before"), "{said}");
+    assert_eq!(fingerprint(), whole);
+    // Without the first stage it is another model.
+    train(&["--skip", "first", "--out", "other"]);
+    let other = read_json(dir.path().join("other/model/manifest.json"))["fingerprint"].clone();
+    assert_ne!(other, whole);
+    let events = fs::read_dir(run.join("first")).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with("events.out.tfevents.")
+    });
+    assert_eq!(events.count(), 1);
+}
+
+#[test]
+fn what_does_not_fit_a_task_is_told_by_its_key() {
+    let dir = tempdir().unwrap();
+    staged(dir.path());
+    let check = |more: &[&str], expected: &str| {
+        let line = [&["train", "recipe.toml", "--skip", "first", "--out", "bad"], more].concat();
+        let said = conjoin(dir.path(), &line).expect(2).err;
+        assert!(said.contains(expected), "{said}");
+    };
+    let needs = "`tasks.2.loss.kind` is for data with a teacher's scores, it must be a loss that the \
+                 labels of its data allow";
+    check(
+        &["--set", "stage.task.loss={kind=\"kl\",temperatures={student=1.0,teacher=1.0}}"],
+        needs,
+    );
+    check(&["--set", "stage.task.data=[]"], "task `grades` of stage `second` has no `data`");
+    check(&["--set", "stage.precision=int8"], "bytes are too coarse for gradients");
+    check(&["--skip", "third"], "`--skip third`: the recipe has no such stage");
+}
