@@ -56,9 +56,15 @@ pub(crate) struct Stage {
     /// The most tokens a text is read to; the start's own limit where it is lower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
+    /// Side of the pictures in pixels from this stage on; for image towers that take any size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
     /// What products are computed of; weights, sums and the optimiser are `f32`.
     #[serde(default)]
     pub precision: Precision,
+    /// The same of the image tower alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_precision: Option<Precision>,
     /// Probability of leaving a token out, 0 to below 1.
     #[serde(default)]
     pub token_dropout: f32,
@@ -189,7 +195,7 @@ impl Stage {
         if !(0.0..1.0).contains(&self.token_dropout) {
             bail!("`token_dropout` is {}, it must be at least 0 and below 1", self.token_dropout);
         }
-        if self.precision == Precision::Int8 {
+        if [Some(self.precision), self.image_precision].contains(&Some(Precision::Int8)) {
             bail!(
                 "`precision` is int8, it must be f32 or bf16: bytes are too coarse for gradients"
             );
@@ -396,7 +402,9 @@ impl Plan {
             seed: Seed(self.seed),
             steps,
             max_tokens: None,
+            image_size: None,
             precision: Precision::F32,
+            image_precision: None,
             token_dropout: 0.0,
             clip_norm: Some(1.0),
             evaluate_every: Some((steps / 5).max(1)),

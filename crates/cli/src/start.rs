@@ -34,7 +34,7 @@ pub(crate) struct Towers {
     /// The text tower.
     pub text: TextStart,
     /// The image tower.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "ImageStart::is_bundled")]
     pub image: ImageStart,
     /// Side of the pictures in pixels.
     pub image_size: usize,
@@ -81,6 +81,12 @@ pub(crate) enum ImageStart {
     },
     /// A model with an image tower: a folder or `hf:OWNER/NAME`.
     Model(ModelName),
+}
+
+impl ImageStart {
+    fn is_bundled(&self) -> bool {
+        *self == Self::MobileNet
+    }
 }
 
 impl TextStart {

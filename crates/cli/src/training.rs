@@ -10,8 +10,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use conjoin_core::{ArtifactWriter, Manifest, Progress as _, Stop, Tower as _, hash_bytes};
-use conjoin_model::{CHECKPOINT_FORMAT, Model, ModelParts, ModelPrecision, ModelSpec};
+use conjoin_core::{ArtifactWriter, Manifest, Progress as _, Seed, Stop, Tower as _, hash_bytes};
+use conjoin_model::{
+    CHECKPOINT_FORMAT, ImageSpec, ImageTower, MobileNetSpec, Model, ModelParts, ModelSpec, NameMap,
+    Precision,
+};
 use conjoin_train::{Ended, Trainer, interpolate, latest_state};
 
 use crate::{
@@ -168,7 +171,10 @@ impl Whole<'_> {
         target: &Path,
     ) -> Result<Scalars> {
         let Self { recipe, stage, console, stop, .. } = self;
-        let (spec, mut parts) = from.into_parts();
+        let (mut spec, mut parts) = from.into_parts();
+        if let Some(size) = stage.image_size {
+            resize(&mut spec, &mut parts, size)?;
+        }
         let contract = spec.contract.clone();
         let (Some(text_rules), Some(image_rules)) = (&contract.text, &contract.image) else {
             bail!("the model's input contract lacks a modality")
@@ -182,12 +188,12 @@ impl Whole<'_> {
         else {
             return Err(anyhow!("training needs a text tower and an image tower"));
         };
-        let precision = ModelPrecision::from(stage.precision);
+        let of_image = stage.image_precision.unwrap_or(stage.precision);
         for parameter in text.parameters_mut().iter_mut().chain(image.parameters_mut()) {
             parameter.frozen = false;
         }
-        text.set_precision(&precision.text.clone().unwrap_or_default())?;
-        image.set_precision(&precision.image.clone().unwrap_or_default())?;
+        text.set_precision(&stage.precision.into())?;
+        image.set_precision(&of_image.into())?;
         let preparation = Preparation {
             tokenizer,
             text: &text_rules,
@@ -230,9 +236,8 @@ impl Whole<'_> {
         if let Some(start) = start {
             self.choose_share(&start, (&mut *text, &mut *image), &measures)?;
         }
-        let f32 = ModelPrecision::from(conjoin_engine::Precision::F32);
-        text.set_precision(&f32.text.unwrap_or_default())?;
-        image.set_precision(&f32.image.unwrap_or_default())?;
+        text.set_precision(&Precision::F32.into())?;
+        image.set_precision(&Precision::F32.into())?;
         let figures = measures.figures((&*text, &*image), false)?;
         self.tell(run, &figures, &scalars)?;
         self.save((spec, parts), (data, &figures, &scalars), target)?;
@@ -314,6 +319,28 @@ impl Whole<'_> {
         model.save_with(target, manifest, &[(RECIPE_FILE, &text), (CARD_FILE, &card)])?;
         Ok(())
     }
+}
+
+/// Makes the image tower one for pictures of another size, with the same weights.
+fn resize(spec: &mut ModelSpec, parts: &mut ModelParts, size: usize) -> Result<()> {
+    let (Some(tower), Some(contract)) = (&parts.image, &mut spec.contract.image) else {
+        bail!("the model has no image tower")
+    };
+    if contract.size == size {
+        return Ok(());
+    }
+    let ImageSpec::MobileNet(old) = tower.spec() else {
+        bail!(
+            "`image_size` is {size}, the image tower takes {}: one with learned positions takes no other",
+            contract.size
+        )
+    };
+    contract.size = size;
+    let image = ImageSpec::MobileNet(MobileNetSpec { image_size: size, ..old });
+    let map = NameMap::from_parameters(tower.parameters());
+    parts.image = Some(ImageTower::build(&image, contract, &map, Seed(0))?);
+    spec.image = Some(image);
+    Ok(())
 }
 
 /// The scale of the first task between texts and pictures.
