@@ -18,6 +18,8 @@ pub(crate) const RECIPE_FILE: &str = "recipe.toml";
 pub(crate) const CARD_FILE: &str = "README.md";
 /// What the manifest of a checkpoint tells of the data it was trained on.
 pub(crate) const DATA_FACT: &str = "data";
+/// The manifest's fact with what was measured after training, by name.
+pub(crate) const FIGURES_FACT: &str = "figures";
 
 /// What is known of a model's making.
 #[derive(Debug, Default)]
@@ -163,6 +165,16 @@ fn training(text: &mut String, making: &Making) -> Result<()> {
     }
     if let Some(recipe) = &making.recipe {
         writeln!(text, "The recipe:\n\n```toml\n{}\n```\n", recipe.trim_end())?;
+    }
+    let measured = making.manifest.as_ref().and_then(|manifest| manifest.facts.get(FIGURES_FACT));
+    if let Some(figures) =
+        measured.and_then(|figures| figures.as_object()).filter(|f| !f.is_empty())
+    {
+        text.push_str("Measured after training, on data it was not trained on:\n\n| figure | % |\n|---|---|\n");
+        for (name, value) in figures {
+            writeln!(text, "| {name} | {:.2} |", 100.0 * value.as_f64().unwrap_or_default())?;
+        }
+        text.push('\n');
     }
     if let Some(figures) = &making.figures {
         let table = pipeline::table(figures);

@@ -18,7 +18,7 @@ use conjoin_model::{
 use conjoin_train::{Ended, Trainer, interpolate, latest_state};
 
 use crate::{
-    card::{self, CARD_FILE, DATA_FACT, Making, RECIPE_FILE},
+    card::{self, CARD_FILE, DATA_FACT, FIGURES_FACT, Making, RECIPE_FILE},
     console::Console,
     measures::{Figures, Measures},
     observer::Watcher,
@@ -310,7 +310,7 @@ impl Whole<'_> {
             let facts = facts.map(|fact| (fact.name, fact.value.into()));
             manifest.facts.insert(DATA_FACT.to_owned(), serde_json::Value::Object(facts.collect()));
         }
-        manifest.facts.insert("figures".to_owned(), serde_json::to_value(&figures.values)?);
+        manifest.facts.insert(FIGURES_FACT.to_owned(), serde_json::to_value(&figures.values)?);
         let model = Model::from_parts(spec, parts).context("the trained model")?;
         let text = recipe.to_toml()?;
         let making =

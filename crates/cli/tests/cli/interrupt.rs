@@ -27,8 +27,9 @@ fn assert_equal_files(a: &Path, b: &Path) {
 #[test]
 fn a_stopped_training_ends_with_the_same_weights() {
     let (dir, data) = beside("data");
-    fs_err::write(dir.path().join("recipe.toml"), recipe(30)).unwrap();
-    let train = |out: &str| format!("train recipe.toml --set data={data} --out {out}");
+    let text = recipe(30).replace("\"data\"", &format!("\"{data}\""));
+    fs_err::write(dir.path().join("recipe.toml"), text).unwrap();
+    let train = |out: &str| format!("train recipe.toml --out {out}");
     run(dir.path(), &train("whole")).expect(0);
     for moment in ["step 2:", "step 10:"] {
         interrupt_at(dir.path(), &train("parts"), moment);
