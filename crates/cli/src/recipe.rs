@@ -178,7 +178,7 @@ impl Stage {
             schedule: self.schedule.clone(),
             optimizer: self.optimizer.clone(),
             clip_norm: self.clip_norm,
-            average: self.average.clone(),
+            average: self.average,
             divergence: self.divergence,
             plateau: self.plateau,
             early_stop: self.early_stop,
@@ -358,9 +358,10 @@ fn apply(table: &mut toml::Table, assignment: &str) -> Result<()> {
     let mut inner = table;
     for part in path {
         let entry = inner.entry(part).or_insert_with(|| toml::Table::new().into());
-        let table = match entry {
-            toml::Value::Array(list) => list.last_mut().and_then(toml::Value::as_table_mut),
-            entry => entry.as_table_mut(),
+        let table = if entry.is_array() {
+            entry.as_array_mut().and_then(|list| list.last_mut()?.as_table_mut())
+        } else {
+            entry.as_table_mut()
         };
         // Of a list of tables the last is meant.
         inner = table.ok_or_else(|| anyhow!("`--set {assignment}`: `{part}` is not a table"))?;

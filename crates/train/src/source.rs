@@ -9,7 +9,7 @@ use conjoin_core::Seed;
 use crate::losses::{Aspect, FalseNegatives, LabelKind, Labels};
 
 /// Pairs, or queries with documents and hard negatives, of one data set.
-pub trait Source: Sync {
+pub trait Source: Sync + Sized {
     /// A prepared text.
     type Text: Send;
     /// A prepared image.
@@ -48,11 +48,7 @@ pub trait Source: Sync {
     ///
     /// # Errors
     /// When nothing can be read. A single bad row is a [`Reject`], never an error.
-    fn load(
-        &self,
-        rows: &[usize],
-        seed: Seed,
-    ) -> Result<TaskBatch<Self::Text, Self::Image>, Self::Error>;
+    fn load(&self, rows: &[usize], seed: Seed) -> Result<BatchOf<Self>, Self::Error>;
 }
 
 /// The inputs of one side of a batch, all of one modality.
@@ -115,6 +111,9 @@ pub struct TaskBatch<T, I> {
     /// The rows that could not be read.
     pub rejects: Vec<Reject>,
 }
+
+/// The batch that a source gives.
+pub type BatchOf<S> = TaskBatch<<S as Source>::Text, <S as Source>::Image>;
 
 /// The ids of an [`Aspect`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::{
     draws::{Drawn, Draws},
     error::{ConfigFault, PrefetchError, TrainError},
     losses::{LabelKind, Loss},
-    source::{Source, TaskBatch},
+    source::{BatchOf, Source, TaskBatch},
     state::{Part, PartMut},
 };
 
@@ -59,11 +59,7 @@ impl<'a, S: Source> TaskData<'a, S> {
     }
 
     /// The batch of a step; `seed` is the run's own for inputs.
-    pub(crate) fn load(
-        &self,
-        step: u64,
-        seed: Seed,
-    ) -> Result<Option<TaskBatch<S::Text, S::Image>>, S::Error> {
+    pub(crate) fn load(&self, step: u64, seed: Seed) -> Result<Option<BatchOf<S>>, S::Error> {
         let seed = seed.stream(&self.name).at(step);
         let mut parts = Vec::new();
         for (source, rows) in self.draws.batch(step) {
@@ -88,7 +84,7 @@ pub fn batch_of<S: Source>(
     task: &TaskConfig,
     sources: &[Weighted<'_, S>],
     step: u64,
-) -> Result<TaskBatch<S::Text, S::Image>, TrainError<S::Error>> {
+) -> Result<BatchOf<S>, TrainError<S::Error>> {
     let loss = task.loss.build();
     let data = TaskData::new((&task.name, task), sources, config, loss.as_ref(), usize::MAX)?;
     let loaded = data.load(step, config.seed.stream("inputs"));

@@ -82,7 +82,7 @@ impl<'a, T: Tower> Trained<'a, T> {
         let gradients = Gradients::zeros(parameters);
         let average = match &all.average {
             None => None,
-            Some(average) => Some(Average::new(average.clone(), "average", parameters)?),
+            Some(average) => Some(Average::new(*average, "average", parameters)?),
         };
         Ok(Self { tower, gradients, optimizer, adapters, average, frozen })
     }

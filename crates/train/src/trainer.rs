@@ -21,14 +21,14 @@ use conjoin_core::{Gradients, Parameter, Stop, Tower};
 use crate::{
     adamw::{clip_factor, grad_norm},
     config::{CheckpointConfig, Keep, PrefetchConfig, TrainConfig},
-    error::{ConfigError, StateError, StateErrorKind, TrainError},
+    error::{StateError, StateErrorKind, TrainError},
     events::EventWriter,
     grad_cache::{self, Side, Sink, StepOutcome},
     journal::{Journal, StepLog, TaskLog},
     plateau::EvaluationPoint,
     prefetch::{Batches, prefetch},
     selection::check_prefixes,
-    source::{Inputs, Reject, Source, TaskBatch},
+    source::{BatchOf, Inputs, Reject, Source, TaskBatch},
     state::{self, Identity, Part, Progress, Snapshot, StateWriter},
     task::{TaskData, TaskLoss, Weighted},
     trained::Trained,
@@ -92,7 +92,10 @@ pub struct Trainer<'a, T: Tower, I: Tower, S> {
 }
 
 /// The batches of a step, one per task.
-type StepBatches<S> = Vec<TaskBatch<<S as Source>::Text, <S as Source>::Image>>;
+type StepBatches<S> = Vec<BatchOf<S>>;
+
+/// The same as they are prepared: none where a task's sources do not fit each other.
+type Prepared<S> = Vec<Option<BatchOf<S>>>;
 
 impl<'a, T, I, S> Trainer<'a, T, I, S>
 where
@@ -259,7 +262,7 @@ where
 
     fn train(
         &mut self,
-        batches: &mut Batches<'_, Vec<Option<TaskBatch<S::Text, S::Image>>>, S::Error>,
+        batches: &mut Batches<'_, Prepared<S>, S::Error>,
         records: &mut Records,
         observer: &mut impl Observer<T, I>,
         stop: &Stop,
@@ -307,10 +310,7 @@ where
     }
 
     /// The batches, each checked to be whole.
-    fn whole(
-        &self,
-        batches: Vec<Option<TaskBatch<S::Text, S::Image>>>,
-    ) -> Result<StepBatches<S>, TrainError<S::Error>> {
+    fn whole(&self, batches: Prepared<S>) -> Result<StepBatches<S>, TrainError<S::Error>> {
         let step = self.progress.n_steps + 1;
         let check = |(task, batch): (&TaskLoss, Option<TaskBatch<_, _>>)| {
             let ragged = |what: String| TrainError::Ragged { step, task: task.name.clone(), what };
@@ -372,7 +372,7 @@ where
     fn differentiate(
         &mut self,
         task: usize,
-        batch: &TaskBatch<S::Text, S::Image>,
+        batch: &BatchOf<S>,
     ) -> Result<StepOutcome, TrainError<S::Error>> {
         let Self { text, image, tasks, config, progress, .. } = self;
         let task = &tasks[task];
@@ -563,8 +563,7 @@ fn check_names<E: std::error::Error>(
         }
     }
     let multipliers = &config.optimizer.lr_multipliers;
-    Ok(check_prefixes("optimizer.lr_multipliers", multipliers, &lists)
-        .map_err(|ConfigError { faults }| ConfigError { faults })?)
+    Ok(check_prefixes("optimizer.lr_multipliers", multipliers, &lists)?)
 }
 
 /// What a step measured: per task the loss, the accuracy, and its numbers before the update.
