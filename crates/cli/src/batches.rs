@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use conjoin_core::Manifest;
 use conjoin_input::Pixels;
-use conjoin_train::{Inputs, TaskBatch, batch_of};
+use conjoin_train::{Inputs, TaskBatch, batches_of};
 use safetensors::{Dtype, tensor::TensorView};
 
 use crate::{
@@ -44,9 +44,10 @@ pub(crate) fn export(recipe: &Recipe, n_steps: u64, folder: &Path) -> Result<()>
     let weighted = data.weighted(&sources);
     let config = stage.train_config();
     let mut tensors = Vec::new();
-    for step in 0..n_steps {
-        let batch = batch_of(&config, &config.tasks[0], &weighted[0], step)
-            .with_context(|| format!("step {step} of task `{}`", task.name))?;
+    let batches = batches_of(&config, &config.tasks[0], &weighted[0], n_steps)
+        .with_context(|| format!("task `{}`", task.name))?;
+    for (step, batch) in (0..).zip(batches) {
+        let batch = batch.with_context(|| format!("step {step} of task `{}`", task.name))?;
         tensors.extend(tensors_of(step, &batch, preparation.image.size)?);
     }
     let views = tensors

@@ -17,7 +17,10 @@ use conjoin_model::{ImageTower, TextTower};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::sources::{JudgedConfig, PairsConfig};
+use crate::{
+    sources::{JudgedConfig, PairsConfig},
+    tasks::relevance,
+};
 
 /// Something to measure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,9 +179,8 @@ impl ItemPairs {
         tokenizer: &Tokenizer,
         contract: &InputContract,
     ) -> Result<Self> {
-        let (Some(text), Some(image)) = (&contract.text, &contract.image) else {
-            bail!("the model's input contract lacks a modality")
-        };
+        let reader = TextReader::new(tokenizer, contract)?;
+        let image = contract.image.as_ref().context("the model sees no pictures")?;
         let with_picture = dataset.iter_split(Split::Val).filter(|item| item.image.is_some());
         let held_out: Vec<&Item> = with_picture.take(config.limit.unwrap_or(usize::MAX)).collect();
         let read = |item: &&Item| {
@@ -186,7 +188,6 @@ impl ItemPairs {
             image.read(&bytes, &ImageLimits::default()).ok()
         };
         let pixels: Vec<Option<Pixels>> = held_out.par_iter().map(read).collect();
-        let prompt = text.prompt(&Task::Query).unwrap_or_default();
         let mut pairs = Self {
             texts: Vec::new(),
             text_groups: Vec::new(),
@@ -198,8 +199,8 @@ impl ItemPairs {
             pairs.pixels.push(pixels);
             pairs.picture_groups.push(item.group.clone());
             for (_, words) in &item.texts {
-                if let Ok(tokens) = text.encode(tokenizer, &format!("{prompt}{words}")) {
-                    pairs.texts.push(tokens.ids);
+                if let Ok(tokens) = reader.tokens(words, &Task::Query) {
+                    pairs.texts.push(tokens);
                     pairs.text_groups.push(item.group.clone());
                 }
             }
@@ -231,7 +232,7 @@ impl ItemPairs {
                 queries: queries.clone(),
                 corpus: corpus.clone(),
                 ids: Vec::new(),
-                relevance: relevance(of, among),
+                relevance: relevance(of, among)?,
                 exclude: Vec::new(),
             };
             let result = task.evaluate()?;
@@ -370,18 +371,8 @@ impl<'a> TextReader<'a> {
     }
 
     fn tokens(&self, text: &str, task: &Task) -> Result<Vec<u32>> {
-        let prompt = self.contract.prompt(task).unwrap_or_default();
-        Ok(self.contract.encode(self.tokenizer, &format!("{prompt}{text}"))?.ids)
+        Ok(self.contract.encode_for(self.tokenizer, text, task)?.ids)
     }
-}
-
-/// The rows of equal group.
-fn relevance(queries: &[String], corpus: &[String]) -> Vec<Vec<(u32, f32)>> {
-    let mut rows: BTreeMap<&str, Vec<(u32, f32)>> = BTreeMap::new();
-    for (row, group) in (0_u32..).zip(corpus) {
-        rows.entry(group).or_default().push((row, 1.0));
-    }
-    queries.iter().map(|group| rows.get(group.as_str()).cloned().unwrap_or_default()).collect()
 }
 
 /// Embeds in blocks, so that memory stays bounded.

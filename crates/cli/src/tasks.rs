@@ -270,17 +270,11 @@ fn task<'a>(
     same_rows: bool,
     width: usize,
 ) -> Result<Option<Measured<'a>>> {
-    let mut rows: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
-    for (row, group) in corpus.groups.iter().enumerate() {
-        let row = u32::try_from(row).context("a corpus has at most 2^32 rows")?;
-        rows.entry(group).or_default().push(row);
-    }
-    let relevant = |group: &str| rows.get(group).map_or(&[][..], Vec::as_slice);
+    let relevance = relevance(&queries.groups, &corpus.groups)?;
     let least = if same_rows { 2 } else { 1 };
-    if queries.groups.iter().all(|group| relevant(group).len() < least) {
+    if relevance.iter().all(|rows| rows.len() < least) {
         return Ok(None);
     }
-    let grades = |group: &&str| relevant(group).iter().map(|row| (*row, 1.0)).collect::<Vec<_>>();
     #[expect(clippy::cast_possible_truncation, reason = "checked above")]
     let exclude =
         same_rows.then(|| (0..queries.groups.len()).map(|row| Some(row as u32)).collect());
@@ -291,11 +285,25 @@ fn task<'a>(
         queries: queries.matrix(width)?,
         corpus: corpus.matrix(width)?,
         ids: Vec::new(),
-        relevance: queries.groups.iter().map(grades).collect(),
+        relevance,
         exclude: exclude.unwrap_or_default(),
     };
     let cards = TaskCards { queries: queries.shown.clone(), corpus: corpus.shown.clone() };
     Ok(Some(Measured { task, cards }))
+}
+
+/// Of each query the corpus rows of its group, all of grade 1.
+pub(crate) fn relevance(
+    queries: &[impl AsRef<str>],
+    corpus: &[impl AsRef<str>],
+) -> Result<Vec<Vec<(u32, f32)>>> {
+    let mut rows: BTreeMap<&str, Vec<(u32, f32)>> = BTreeMap::new();
+    for (row, group) in corpus.iter().enumerate() {
+        let row = u32::try_from(row).context("a corpus has at most 2^32 rows")?;
+        rows.entry(group.as_ref()).or_default().push((row, 1.0));
+    }
+    let of = |group: &_| rows.get(AsRef::<str>::as_ref(group)).cloned().unwrap_or_default();
+    Ok(queries.iter().map(of).collect())
 }
 
 /// Shows the rows of a task.

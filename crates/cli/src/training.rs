@@ -69,7 +69,7 @@ pub(crate) fn train(
     let mut key = String::new();
     for (i, stage) in recipe.stages.iter().enumerate() {
         let whole = Whole { recipe, stage, last: i + 1 == recipe.stages.len(), console, stop };
-        let run = folders.run.join(if recipe.stages.len() > 1 { &*stage.name } else { "" });
+        let run = run_folder(recipe, folders.run, &stage.name);
         let data = StageData::open(stage)?;
         data.rejects().iter().for_each(|told| console.warn(&format!("{}: {told}", stage.name)));
         let deciding = (recipe.up_to(i).hash()?, data.fingerprints(), &key);
@@ -148,7 +148,12 @@ pub(crate) fn run_of(recipe: &Recipe, runs: &Path, stage: &str) -> Result<PathBu
         let names: Vec<&str> = recipe.stages.iter().map(|stage| &*stage.name).collect();
         bail!("there is no stage `{stage}`; the recipe has {}", names.join(", "));
     }
-    Ok(if recipe.stages.len() > 1 { runs.join(stage) } else { runs.to_owned() })
+    Ok(run_folder(recipe, runs, stage))
+}
+
+/// Of one stage the runs' folder itself, of several one in it each.
+fn run_folder(recipe: &Recipe, runs: &Path, stage: &str) -> PathBuf {
+    if recipe.stages.len() > 1 { runs.join(stage) } else { runs.to_owned() }
 }
 
 /// A stage within its recipe.

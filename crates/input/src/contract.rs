@@ -73,6 +73,20 @@ impl TextContract {
         Ok(tokens)
     }
 
+    /// As [`Self::encode`], with what stands before a text of this task, if anything does.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_for(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &str,
+        task: &Task,
+    ) -> Result<Tokens, TokenizerError> {
+        let prompt = self.prompt(task).unwrap_or_default();
+        self.encode(tokenizer, &format!("{prompt}{text}"))
+    }
+
     /// Appends the padding that the model reads, if it does.
     pub fn fill(&self, ids: &mut Vec<u32>, tokenizer: &Tokenizer) {
         if self.padded && ids.len() < self.max_tokens {

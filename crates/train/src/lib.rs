@@ -59,6 +59,6 @@ pub use schedule::{Decay, ScheduleConfig};
 pub use selection::{LrMultiplier, Selection, SelectionConfig, check_prefixes, prefix_multipliers};
 pub use source::{BatchOf, Ids, Inputs, OwnedLabels, Reject, Source, TaskBatch};
 pub use state::{STATE_FORMAT, STATE_VERSION, latest_state};
-pub use task::{Weighted, batch_of};
+pub use task::{Weighted, batches_of};
 pub use trained::TowerConfig;
 pub use trainer::{Ended, NoObserver, Observer, Trainer};

@@ -74,25 +74,41 @@ impl<'a, S: Source> TaskData<'a, S> {
     }
 }
 
-/// The batch of a task that a trainer of this configuration takes in a step, for those who want to look
-/// at it.
-///
-/// # Errors
-/// When the sources do not fit the task, or cannot be read; a batch without a readable row included.
-pub fn batch_of<S: Source>(
-    config: &TrainConfig,
-    task: &TaskConfig,
-    sources: &[Weighted<'_, S>],
-    step: u64,
-) -> Result<BatchOf<S>, TrainError<S::Error>> {
-    let loss = task.loss.build();
-    let data = TaskData::new((&task.name, task), sources, config, loss.as_ref(), usize::MAX)?;
-    let loaded = data.load(step, config.seed.stream("inputs"));
-    let batch = loaded.map_err(|source| PrefetchError::Failed { step, source })?;
-    let ragged = |what: String| TrainError::Ragged { step, task: task.name.clone(), what };
-    let batch = batch.ok_or_else(|| ragged("its sources differ".to_owned()))?;
+/// A batch, or why there is none.
+type Whole<S> = Result<BatchOf<S>, TrainError<<S as Source>::Error>>;
+
+/// A batch as it was prepared, if all of it fits together.
+pub(crate) fn checked<S: Source>(batch: Option<BatchOf<S>>, task: &str, step: u64) -> Whole<S> {
+    let ragged = |what: String| TrainError::Ragged { step, task: task.to_owned(), what };
+    let unlike = "its sources differ in modality, hard negatives, ids or labels";
+    let batch = batch.ok_or_else(|| ragged(unlike.to_owned()))?;
+    if let (0, Some(first)) = (batch.len(), batch.rejects.first()) {
+        let (n_rows, reason) = (batch.rejects.len(), first.reason.clone());
+        return Err(TrainError::NothingReadable { step, n_rows, reason });
+    }
     batch.check().map_err(ragged)?;
     Ok(batch)
+}
+
+/// The batches of a task that a trainer of this configuration takes in its first `n_steps` steps, for
+/// those who want to look at them.
+///
+/// # Errors
+/// When the sources do not fit the task; of a batch, when it cannot be read or does not fit together.
+pub fn batches_of<'a, S: Source>(
+    config: &TrainConfig,
+    task: &'a TaskConfig,
+    sources: &[Weighted<'a, S>],
+    n_steps: u64,
+) -> Result<impl Iterator<Item = Whole<S>>, TrainError<S::Error>> {
+    let loss = task.loss.build();
+    let data = TaskData::new((&task.name, task), sources, config, loss.as_ref(), usize::MAX)?;
+    let inputs = config.seed.stream("inputs");
+    Ok((0..n_steps).map(move |step| {
+        let loaded = data.load(step, inputs);
+        let batch = loaded.map_err(|source| PrefetchError::Failed { step, source })?;
+        checked::<S>(batch, &task.name, step + 1)
+    }))
 }
 
 fn check_sources<S: Source>(

@@ -30,7 +30,7 @@ use crate::{
     selection::check_prefixes,
     source::{BatchOf, Inputs, Reject, Source, TaskBatch},
     state::{self, Identity, Part, Progress, Snapshot, StateWriter},
-    task::{TaskData, TaskLoss, Weighted},
+    task::{TaskData, TaskLoss, Weighted, checked},
     trained::Trained,
 };
 
@@ -237,7 +237,9 @@ where
         fs_err::create_dir_all(&self.folder).map_err(|e| self.io_error(e))?;
         let n_steps = self.progress.n_steps;
         let journal = Journal::open(&self.folder, n_steps).map_err(|e| self.io_error(e))?;
-        self.losses = journal.losses().map_err(|e| self.io_error(e))?;
+        if self.config.divergence.is_some() {
+            self.losses = journal.losses().map_err(|e| self.io_error(e))?;
+        }
         let events = EventWriter::open(&self.folder, n_steps, SystemTime::now());
         let mut records = Records {
             journal,
@@ -312,18 +314,8 @@ where
     /// The batches, each checked to be whole.
     fn whole(&self, batches: Prepared<S>) -> Result<StepBatches<S>, TrainError<S::Error>> {
         let step = self.progress.n_steps + 1;
-        let check = |(task, batch): (&TaskLoss, Option<TaskBatch<_, _>>)| {
-            let ragged = |what: String| TrainError::Ragged { step, task: task.name.clone(), what };
-            let unlike = "its sources differ in modality, hard negatives, ids or labels";
-            let batch = batch.ok_or_else(|| ragged(unlike.to_owned()))?;
-            if let (0, Some(first)) = (batch.len(), batch.rejects.first()) {
-                let (n_rows, reason) = (batch.rejects.len(), first.reason.clone());
-                return Err(TrainError::NothingReadable { step, n_rows, reason });
-            }
-            batch.check().map_err(ragged)?;
-            Ok(batch)
-        };
-        self.tasks.iter().zip(batches).map(check).collect()
+        let tasks = self.tasks.iter().zip(batches);
+        tasks.map(|(task, batch)| checked::<S>(batch, &task.name, step)).collect()
     }
 
     /// One step: gradients of all tasks, clip, update, clamp.
@@ -335,7 +327,7 @@ where
         for (i, batch) in batches.iter().enumerate() {
             let scalars = self.tasks[i].named_values();
             let outcome = self.differentiate(i, batch)?;
-            self.check_finite("the loss", outcome.loss, &batch.items)?;
+            self.check_finite("the loss", outcome.loss, std::slice::from_ref(batch))?;
             self.tasks[i].gradients.clear();
             self.tasks[i].add_gradients(&outcome.d_scalars);
             loss += self.tasks[i].weight * outcome.loss;
@@ -344,8 +336,7 @@ where
         self.text.project();
         self.image.project();
         let grad_norm = self.grad_norm();
-        let items: Vec<String> = batches.iter().flat_map(|batch| batch.items.clone()).collect();
-        self.check_finite("the norm of the gradients", grad_norm, &items)?;
+        self.check_finite("the norm of the gradients", grad_norm, batches)?;
         let lr = self.learning_rate();
         let clip = self.config.clip_norm.map_or(1.0, |max| clip_factor(grad_norm, max));
         self.text.update(lr, clip);
@@ -409,12 +400,13 @@ where
         &self,
         what: &'static str,
         found: f64,
-        items: &[String],
+        batches: &[BatchOf<S>],
     ) -> Result<(), TrainError<S::Error>> {
         if found.is_finite() {
             return Ok(());
         }
-        let (step, items) = (self.progress.n_steps + 1, items.to_vec());
+        let step = self.progress.n_steps + 1;
+        let items = batches.iter().flat_map(|batch| batch.items.clone()).collect();
         Err(TrainError::NotFinite { step, what, found, items })
     }
 

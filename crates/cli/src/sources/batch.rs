@@ -25,8 +25,7 @@ impl Preparation<'_> {
     }
 
     pub(super) fn tokens(&self, text: &str, task: &Task, seed: Seed) -> Result<Vec<u32>, String> {
-        let prompt = self.text.prompt(task).unwrap_or_default();
-        let tokens = self.text.encode(self.tokenizer, &format!("{prompt}{text}"));
+        let tokens = self.text.encode_for(self.tokenizer, text, task);
         let mut ids = tokens.map_err(|error| error.to_string())?.ids;
         // A model that reads its padding counts on the places of its tokens.
         if self.token_dropout > 0.0 && !self.text.padded && ids.len() > 3 {
@@ -41,14 +40,16 @@ impl Preparation<'_> {
         item: &Item,
         seed: Seed,
     ) -> Result<Pixels, String> {
-        let told = |error: &dyn std::error::Error| {
-            let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
-            format!("{error}{cause}")
-        };
         let bytes = dataset.image_bytes(item).map_err(|e| told(&e))?;
         let pixels = decode(&bytes, &ImageLimits::default()).map_err(|e| told(&e))?;
         Ok(self.augment.apply(&pixels, self.image, seed))
     }
+}
+
+/// An error and its cause, in one line.
+pub(super) fn told(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+    format!("{error}{cause}")
 }
 
 /// Leaves out tokens other than the first and the last, but never all.
@@ -80,25 +81,18 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Takes a row in, or what is wrong with it; whether it is good.
-    pub(super) fn add(
-        &mut self,
-        item: String,
-        row: Result<(Input, Input, Vec<Input>), String>,
-    ) -> bool {
-        match row {
-            Ok((query, document, negatives)) => {
-                self.items.push(item);
-                self.queries.push(query);
-                self.documents.push(document);
-                self.negatives.extend(negatives);
-                true
-            }
-            Err(reason) => {
-                self.rejects.push(Reject { item, reason });
-                false
-            }
-        }
+    /// Takes a row in.
+    pub(super) fn add(&mut self, item: String, inputs: (Input, Input, Vec<Input>)) {
+        let (query, document, negatives) = inputs;
+        self.items.push(item);
+        self.queries.push(query);
+        self.documents.push(document);
+        self.negatives.extend(negatives);
+    }
+
+    /// Notes a row that could not be read.
+    pub(super) fn reject(&mut self, item: String, reason: String) {
+        self.rejects.push(Reject { item, reason });
     }
 
     pub(super) fn batch(mut self, aspects: Vec<Ids>, labels: OwnedLabels) -> Loaded {

@@ -120,9 +120,13 @@ impl<'a> ItemSource<'a> {
         let (mut groups, mut images) = (Ids::default(), Ids::default());
         for (&row, pair) in rows.iter().zip(read) {
             let item = self.items[row].id.clone();
-            if loaded.add(item, pair.map(|(query, document)| (query, document, Vec::new()))) {
-                groups.queries.push(self.groups[row]);
-                images.queries.push(self.images[row]);
+            match pair {
+                Err(reason) => loaded.reject(item, reason),
+                Ok((query, document)) => {
+                    loaded.add(item, (query, document, Vec::new()));
+                    groups.queries.push(self.groups[row]);
+                    images.queries.push(self.images[row]);
+                }
             }
         }
         loaded.batch(vec![groups, images], OwnedLabels::None)

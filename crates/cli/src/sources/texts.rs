@@ -5,7 +5,7 @@ use conjoin_data::{Aspects, Judged, PairFile, text_hash};
 use conjoin_train::{Ids, LabelKind, OwnedLabels};
 use rayon::prelude::*;
 
-use super::batch::{Gathered, Input, Loaded, Preparation};
+use super::batch::{Gathered, Input, Loaded, Preparation, told};
 
 /// Rows of texts.
 pub(super) enum TextRows<'a> {
@@ -66,10 +66,9 @@ impl TextRows<'_> {
     }
 
     fn read(&self, row: usize, seed: Seed) -> Result<TextRow, String> {
-        let told = |error: conjoin_data::TextRowError| format!("{error}: {}", error.kind);
         match self {
             Self::Pairs(file, _) => {
-                let row = file.read(row).map_err(told)?;
+                let row = file.read(row).map_err(|e| told(&e))?;
                 Ok(TextRow {
                     query: row.query,
                     document: row.document,
@@ -79,7 +78,7 @@ impl TextRows<'_> {
                 })
             }
             Self::Judged(judged, _) => {
-                let row = judged.read(row, seed).map_err(told)?;
+                let row = judged.read(row, seed).map_err(|e| told(&e))?;
                 Ok(TextRow {
                     query: row.query,
                     document: row.document,
@@ -149,20 +148,21 @@ impl<'a> TextSource<'a> {
             (Ids::default(), Ids::default(), Ids::default());
         let (mut negatives, mut grades, mut scores) = (Vec::new(), Vec::new(), Vec::new());
         for (&row, read) in rows.iter().zip(read) {
-            let (inputs, rest) = match read {
-                Ok(TextInputs { inputs, negatives, grade, scores }) => {
-                    (Ok(inputs), Some((negatives, grade, scores)))
+            let name = self.rows.name(row);
+            let read = match read {
+                Ok(read) => read,
+                Err(reason) => {
+                    loaded.reject(name, reason);
+                    continue;
                 }
-                Err(reason) => (Err(reason), None),
             };
-            loaded.add(self.rows.name(row), inputs);
-            let Some((ids, grade, score)) = rest else { continue };
+            loaded.add(name, read.inputs);
             queries.queries.push(known.queries[row]);
             documents.queries.push(known.documents[row]);
             groups.queries.extend(known.groups.get(row));
-            negatives.extend(ids);
-            grades.push(grade);
-            scores.extend(score);
+            negatives.extend(read.negatives);
+            grades.push(read.grade);
+            scores.extend(read.scores);
         }
         // Whatever is worded as the own document fits the query, whoever's negative it is.
         documents.documents = [documents.queries.as_slice(), &negatives].concat();
