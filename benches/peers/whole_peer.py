@@ -466,27 +466,29 @@ def figures(found):
 
 
 def train(trainer, batches, form):
-    """All steps; seconds of each with the wait for its batch, and of the wait alone."""
+    """All steps; seconds of each with the wait for its batch, of the wait alone, and of this process's CPU."""
     loader = torch.utils.data.DataLoader(
         batches, batch_size=None, num_workers=form.workers, prefetch_factor=2 if form.workers else None
     )
     restore = trainer.model.freeze_in_bf16()
-    seconds, waits, losses = [], [], []
+    seconds, waits, processor, losses = [], [], [], []
     begun = time.perf_counter()
     loader = iter(loader)
     for n in range(len(batches)):
+        worked = time.process_time()
         batch = next(loader)
         waits.append(time.perf_counter() - begun)
         found, norm = trainer.step(n, batch)
         assert math.isfinite(norm), f"step {n}: the norm of the gradients is {norm}"
         losses.append(found)
+        processor.append(time.process_time() - worked)
         now = time.perf_counter()
         seconds.append(now - begun)
         begun = now
         if n % 50 == 0:
             print(f"step {n}: losses {found}, {seconds[-1]:.3f} s", file=sys.stderr, flush=True)
     restore()
-    return {"seconds": seconds, "waits": waits, "losses": losses}
+    return {"seconds": seconds, "waits": waits, "processor": processor, "losses": losses}
 
 
 def read(recipe, start):

@@ -41,8 +41,11 @@ CHOICES = [
     ["bf16", "bf16-f32-depthwise", "f32-onednn", "f32"],
     ["groups4", "groups1", "groups2", "groups8"],
     ["workers1", "workers0", "workers2"],
+    ["", "keep"],
     ["", "inductor"],
 ]
+# With `keep` the C library holds on to freed memory instead of giving it back and asking for it, page by page, again.
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 CHECKED_STEPS = 3
 # At the recipe's own rate, without a warm-up, the first steps go so far that rounding alone sets the two apart.
 CHECKED_RATE = 1e-4
@@ -64,6 +67,8 @@ def arguments():
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--choose-steps", type=int, default=8)
+    parser.add_argument("--clock", choices=["wall", "processor"], default="wall",
+                        help="of --choose; processor: seconds of CPU, with --threads 1 on a machine that others use too")
     return parser.parse_args()
 
 
@@ -179,11 +184,11 @@ class Memory(threading.Thread):
         return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def timed(command, log):
+def timed(command, log, environment=None):
     """Runs a contender: seconds from start to end, and the most memory in KiB."""
     begun = time.perf_counter()
     with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, cwd=ARGS.work, stdout=file, stderr=file)
+        process = subprocess.Popen(command, cwd=ARGS.work, stdout=file, stderr=file, env=os.environ | (environment or {}))
         memory = Memory(process.pid)
         memory.start()
         _, status, usage = os.wait4(process.pid, 0)
@@ -224,7 +229,8 @@ def run_pytorch(steps, seed, folder, form, measure=True):
     path = write_recipe(derived(steps, seed), fresh(folder) / "recipe.toml")
     words = [str(path), str(start), form, str(folder), "--threads", str(ARGS.threads)]
     words += [] if measure else ["--no-measure"]
-    result = timed([sys.executable, "-W", "ignore", str(HERE / "whole_peer.py"), *words], folder / "log.txt")
+    command = [sys.executable, "-W", "ignore", str(HERE / "whole_peer.py"), *words]
+    result = timed(command, folder / "log.txt", KEPT if "keep" in form.split("+") else None)
     told = json.loads((folder / "result.json").read_text())
     return result | told | {"form": form, "told": told.get("figures")}
 
@@ -258,13 +264,14 @@ def choose():
         for word in choice:
             form = "+".join(part for part in [*parts[:place], word, *parts[place + 1 :]] if part)
             if form not in tried:
-                seconds = run_pytorch(ARGS.choose_steps, 1, CACHE / "choose", form, measure=False)["seconds"]
+                result = run_pytorch(ARGS.choose_steps, 1, CACHE / "choose", form, measure=False)
+                seconds = result["seconds" if ARGS.clock == "wall" else "processor"]
                 tried[form] = statistics.median(seconds[2:])
                 say(f"  {form}: {tried[form]:.3f} s a step, the first {seconds[0]:.1f} s")
             if tried[form] <= min(tried.values()):
                 parts[place] = word
     fastest = min(tried, key=tried.get)
-    found = {"fastest": fastest, "seconds_per_step": tried, "steps": ARGS.choose_steps}
+    found = {"fastest": fastest, "seconds_per_step": tried, "steps": ARGS.choose_steps, "clock": ARGS.clock}
     (CACHE / "form.json").write_text(json.dumps(found, indent=1) + "\n")
     print(f"the fastest form is {fastest}")
 
