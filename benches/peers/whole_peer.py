@@ -4,10 +4,11 @@ In:  RECIPE, one stage as `whole_training.py` derives it (its paths are relative
      checkpoint that conjoin begins with; FORM; OUT, an empty folder.
 Out: OUT/weights.safetensors, OUT/ranks.npz (of every held-out text and photo, and cosines of graded pairs),
      OUT/result.json (seconds, losses, figures).
-Forms: `MODE+workersN+groupsN[+inductor]`. MODE is `f32` (products through MKL), `f32-onednn` (the same through
+Forms: `MODE+groupsN+workersN[+inductor]`. MODE is `f32` (products through MKL), `f32-onednn` (the same through
      oneDNN, as 1x1 convolutions), `bf16` (autocast) or `bf16-f32-depthwise` (the same with depthwise convolutions in
      f32, whose gradients are slow in bf16). N processes prepare batches. The texts of a step are sorted by length and
-     padded in N groups, each to its longest; 1 is what a user gets. `inductor` is `torch.compile`.
+     padded in N groups, each to its longest; 1 is what a user gets. `inductor` is `torch.compile`,
+     `inductor-images` the same of the image tower alone, whose shapes are always the same.
 How: channels-last pictures, fused AdamW, frozen layers without gradients and in bf16 under autocast, the texts of all
      tasks in one pass, one backward of the summed losses. Random draws follow conjoin's rules but not its numbers.
 
@@ -46,7 +47,7 @@ class Form:
     def __init__(self, text):
         self.text = text
         self.mode, *rest = text.split("+")
-        self.compiled = "inductor" in rest
+        self.compiled, self.compiled_images = "inductor" in rest, "inductor-images" in rest
         number = lambda word, other: next((int(r.removeprefix(word)) for r in rest if r.startswith(word)), other)
         self.workers, self.groups = number("workers", 1), number("groups", 1)
         assert self.mode in ("f32", "f32-onednn", "bf16", "bf16-f32-depthwise"), f"unknown mode {self.mode}"
@@ -201,6 +202,8 @@ class Trainer:
     def __init__(self, spec, weights, recipe, form):
         self.recipe, self.model = recipe, Dual(spec, weights, recipe, form)
         self.run = torch.compile(self.model) if form.compiled else self.model
+        if form.compiled_images:
+            self.model.images = torch.compile(self.model.images)
         rule = recipe["train"]["optimizer"]
         named = [(name, p) for name, p in self.model.named() if p.requires_grad]
         self.trained = [p for _, p in named] + [p for p in self.model.log_scales if p.requires_grad]
