@@ -65,6 +65,26 @@ def pad_same(x, kernel, stride):
     return F.pad(x, pads)
 
 
+def to_torch(name, weight):
+    """A kernel as PyTorch has it: conjoin's are `[n, k]`, depthwise ones `[9, c]`."""
+    if not name.startswith("image.") or not name.endswith(".weight") or name == "image.projection.weight":
+        return weight.clone()
+    if name.endswith("depthwise.weight"):
+        return weight.t().reshape(-1, 1, 3, 3).contiguous()
+    if name == "image.stem.weight":
+        return weight.view(-1, 3, 3, 3).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    return weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
+
+
+def from_torch(name, weight):
+    """The way back."""
+    if weight.ndim < 4:
+        return weight
+    if name.endswith("depthwise.weight"):
+        return weight.reshape(-1, 9).t().contiguous()
+    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1).contiguous()
+
+
 class Dual(torch.nn.Module):
     """Both towers and the losses of a step."""
 
@@ -77,7 +97,10 @@ class Dual(torch.nn.Module):
         stage = recipe["stage"][0]
         self.n_frozen = recipe["train"].get("text", {}).get("select", {}).get("freeze_layers", 0)
         self.weights = torch.nn.ParameterDict(
-            {name.replace(".", "/"): torch.nn.Parameter(w.clone(), self.is_trained(name)) for name, w in weights.items()}
+            {
+                name.replace(".", "/"): torch.nn.Parameter(to_torch(name, weight), self.is_trained(name))
+                for name, weight in weights.items()
+            }
         )
         scaling = spec["contract"]["image"]
         self.register_buffer("mean", 255 * torch.tensor(scaling["mean"]).view(1, 3, 1, 1))
@@ -115,31 +138,27 @@ class Dual(torch.nn.Module):
         weight, bias = self.get(f"{name}.weight"), self.get(f"{name}.bias")
         return F.layer_norm(x, weight.shape, weight, bias, self.text["norm"]["eps"])
 
-    def convolution(self, x, name, kernel, stride=1, groups=1):
+    def convolution(self, x, name, stride=1, groups=1):
         """`relu6(scale * (kernel * x) + bias)`, the scale multiplied into the kernel."""
-        kernel = kernel * self.get(f"{name}.scale").view(-1, 1, 1, 1)
+        kernel = self.get(f"{name}.weight") * self.get(f"{name}.scale").view(-1, 1, 1, 1)
         padding = kernel.shape[2] // 2
         if stride > 1:
             x, padding = pad_same(x, kernel.shape[2], stride), 0
         return F.relu6(F.conv2d(x, kernel, self.get(f"{name}.bias"), stride, padding, groups=groups), inplace=True)
 
     def depthwise(self, x, name, stride):
-        c = x.shape[1]
-        kernel = self.get(f"{name}.weight").view(3, 3, c, 1).permute(2, 3, 0, 1)
         if self.form.mode != "bf16-f32-depthwise":
-            return self.convolution(x, name, kernel, stride, groups=c)
+            return self.convolution(x, name, stride, groups=x.shape[1])
         with torch.autocast("cpu", enabled=False):
-            return self.convolution(x.float(), name, kernel, stride, groups=c)
+            return self.convolution(x.float(), name, stride, groups=x.shape[1])
 
     def images(self, pixels):
         """`[b, h, w, 3]` of bytes to unit vectors."""
         x = (pixels.permute(0, 3, 1, 2).float() - self.mean) * self.inverse_std  # channels-last already
-        stem = self.get("image.stem.weight").view(-1, 3, 3, 3).permute(0, 3, 1, 2)
-        x = self.convolution(x, "image.stem", stem, self.image["stem_stride"])
+        x = self.convolution(x, "image.stem", self.image["stem_stride"])
         for n, block in enumerate(self.image["blocks"]):
             x = self.depthwise(x, f"image.blocks.{n}.depthwise", block["stride"])
-            name = f"image.blocks.{n}.pointwise"
-            x = self.convolution(x, name, self.get(f"{name}.weight")[:, :, None, None])
+            x = self.convolution(x, f"image.blocks.{n}.pointwise")
         return F.normalize(self.linear(x.mean((2, 3)), "image.projection").float(), dim=1)
 
     def layer(self, x, mask, n):
@@ -242,7 +261,7 @@ class Trainer:
         return [loss.item() for loss in losses], norm.item()
 
     def weights(self):
-        return {name: p.detach() for name, p in self.model.named()}
+        return {name: from_torch(name, p.detach()) for name, p in self.model.named()}
 
 
 def open_text(path):
@@ -427,11 +446,9 @@ class HeldOut:
 
     def measure(self, model):
         """Ranks of the first that fits, of every caption and photo, and cosines of the graded pairs; in f32."""
-        usual, model.onednn = model.onednn, True
         with torch.inference_mode():
             images = torch.cat([model.images(part) for part in self.pixels.split(64)]).numpy()
             texts = [self.embed(model, rows) for rows in (self.captions, *self.sides)]
-        model.onednn = usual
         scores = texts[0] @ images.T
         cosines = (texts[1] * texts[2]).sum(1)
         return {

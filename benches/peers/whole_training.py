@@ -242,7 +242,7 @@ def measured(recipe, start, weights):
 
     torch.set_num_threads(ARGS.threads)
     spec = json.loads((start / "spec.json").read_text())
-    model = whole_peer.Dual(spec, load_file(weights), recipe, whole_peer.Form("f32-onednn"))
+    model = whole_peer.Dual(spec, load_file(weights), recipe, whole_peer.Form("f32"))
     before = os.getcwd()
     os.chdir(ARGS.work)
     held_out = whole_peer.HeldOut(recipe, spec, start)
@@ -326,7 +326,7 @@ def check():
         for task, loss in zip(("image_text", "text_text"), losses):
             ours = line["tasks"][task]["loss"]
             tell(f"step {n + 1}, loss of {task}", ours, loss, abs(ours - loss) <= LOSS_TOLERANCE)
-        tell(f"step {n + 1}, norm of the gradients", line["grad_norm"], norm, abs(line["grad_norm"] / norm - 1) <= 1e-3)
+        tell(f"step {n + 1}, norm of the gradients", line["grad_norm"], norm, abs(line["grad_norm"] / norm - 1) <= 5e-3)
     told = json.loads((folder / "train/figures.json").read_text())
     scale, ours = trainer.model.log_scales[0].item(), told["scalars"]["image_text"]["log_scale"]
     tell("log_scale after them", ours, scale, abs(ours - scale) <= 1e-5)
@@ -419,10 +419,10 @@ def report(stored):
             lines.append(f"| {what} | {spread(value(round['pytorch']) / value(round['conjoin']) for round in rounds)} |")
         lines += ["", "| held out, % | conjoin | PyTorch | difference, 95 % interval | conjoin's own measurement |", "|---" * 5 + "|"]
         for name, row in stored["figures"].items():
-            middle, low, high = (100 * x for x in row["difference"])
+            difference, low, high = (100 * x for x in row["difference"])
             own = statistics.mean(round["conjoin"]["told"][name] for round in rounds)
             lines.append(f"| {name} | {100 * row['conjoin']:.2f} | {100 * row['pytorch']:.2f} "
-                         f"| {middle:+.2f} [{low:+.2f}, {high:+.2f}] | {100 * own:.2f} |")
+                         f"| {difference:+.2f} [{low:+.2f}, {high:+.2f}] | {100 * own:.2f} |")
     else:
         lines += ["", f"| held out, % | {names[0]} |", "|---|---|"]
         for name in rounds[0][names[0]]["told"]:
