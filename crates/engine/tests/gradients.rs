@@ -307,6 +307,11 @@ fn grad_linear_onto_a_residual() {
         (Before::Norm(norm), None, n),
         (Before::Norm(norm), Some(ParamId(5)), n),
         (Before::Gate(Activation::Silu), Some(ParamId(5)), n / 2),
+        (Before::Gate(Activation::Gelu), None, n / 2),
+        (Before::Activation(Activation::Gelu), None, n),
+        (Before::Activation(Activation::GeluTanh), Some(ParamId(5)), n),
+        (Before::Activation(Activation::QuickGelu), None, n),
+        (Before::Activation(Activation::Tanh), None, n),
     ] {
         let values =
             [m * n, n * k, n, n, n, n].into_iter().zip(1..).map(|(len, seed)| random(len, seed));
@@ -334,6 +339,7 @@ fn plain_before(before: Before, row: &[f64], p: &[Vec<f64>]) -> Vec<f64> {
             let r = 1.0 / (variance + f64::from(norm.eps)).sqrt();
             (0..n).map(|i| (row[i] - mean) * r * p[3][i] + p[4][i]).collect()
         }
+        Before::Activation(act) => row.iter().map(|x| activate(act, *x)).collect(),
         Before::Gate(act) => (0..n / 2).map(|i| activate(act, row[i]) * row[n / 2 + i]).collect(),
     }
 }

@@ -317,16 +317,20 @@ impl Encoder {
     /// `x + γ ∘ down(act(up(before(x))))`
     fn mlp(&self, exec: &Exec<'_>, b: &Block, before: Before, x: &Tensor) -> Tensor {
         let MlpRule { activation, gated, .. } = self.spec.mlp;
-        let now = if gated { IDENTITY } else { activation };
-        let mut hidden = exec.linear_behind(before, x, b.mlp.up, now); // [t, mlp width]
-        let before = match (gated, b.mlp.inner_norm) {
-            (true, None) => Before::Gate(activation),
-            (true, Some(_)) => {
-                hidden = exec.gate(&hidden, activation);
-                self.before(b.mlp.inner_norm)
+        let (hidden, before) = match (gated, b.mlp.inner_norm) {
+            (false, None) => exec.linear_first(before, x, b.mlp.up, activation),
+            (false, norm) => {
+                (exec.linear_behind(before, x, b.mlp.up, activation), self.before(norm))
             }
-            (false, norm) => self.before(norm),
-        };
+            (true, None) => {
+                let hidden = exec.linear_behind(before, x, b.mlp.up, IDENTITY);
+                (hidden, Before::Gate(activation))
+            }
+            (true, norm) => {
+                let hidden = exec.linear_behind(before, x, b.mlp.up, IDENTITY);
+                (exec.gate(&hidden, activation), self.before(norm))
+            }
+        }; // [t, mlp width]
         exec.linear_onto(Onto { residual: x, factors: b.mlp_scale }, before, &hidden, b.mlp.down)
     }
 
