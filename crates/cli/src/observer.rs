@@ -57,6 +57,10 @@ impl<'a> Watcher<'a> {
     }
 }
 
+fn gibibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
 impl Observer<TextTower, ImageTower> for Watcher<'_> {
     fn on_step(&mut self, log: &StepLog) {
         let tasks = match log.tasks.len() {
@@ -66,11 +70,15 @@ impl Observer<TextTower, ImageTower> for Watcher<'_> {
                 format!(" ({})", each.collect::<Vec<_>>().join(", "))
             }
         };
+        let memory = log.peak_memory_bytes;
+        let memory = memory.map_or_else(String::new, |n| format!(", {:.1} GiB", gibibytes(n)));
         let note = format!(
-            "loss {:.3}{tasks}, {:.0} pairs/s, waited {:.0} %",
+            "loss {:.3}{tasks}\nrate {:.2e}, gradients {:.3}, {:.0} pairs/s, waited {:.0} %{memory}",
             log.loss,
+            log.lr,
+            log.grad_norm,
             log.pairs_per_second,
-            100.0 * log.wait_share
+            100.0 * log.wait_share,
         );
         self.console.update(self.stage, log.step, Some(self.steps), &note);
     }
