@@ -229,4 +229,9 @@ fn patches_that_a_tower_has_not_are_told() {
     }
     let net = image_tower(&ImageSpec::MobileNet(MobileNetSpec::v1(0.25, SIDE, Some(WIDTH))));
     assert!(told(&net, vec![0]).ends_with("numbers of 0 patches"));
+    // Distances between tokens would be others without those between.
+    let mut by_distance = image_spec(SIDE, true);
+    by_distance.attention.score_bias = ScoreBias::Alibi;
+    let tower = image_tower(&ImageSpec::Transformer(by_distance));
+    assert!(told(&tower, vec![0]).ends_with("numbers of 0 patches"));
 }
