@@ -18,6 +18,7 @@ mod kernels;
 mod lora;
 mod losses;
 mod matmul;
+mod memory;
 mod plateau;
 mod prefetch;
 mod sampler;
@@ -52,6 +53,7 @@ pub use losses::{
     Labels, Loss, LossScalar, MarginMse, Matryoshka, MatryoshkaDim, Negatives, Outcome, Reduction,
     Sigmoid, Temperatures, WeightedInfoNce,
 };
+pub use memory::{peak_memory_bytes, reset_peak_memory};
 pub use plateau::{EarlyStop, EarlyStopConfig, EvaluationPoint, PlateauConfig};
 pub use prefetch::{Batches, prefetch};
 pub use sampler::{Sampler, SamplerConfig};

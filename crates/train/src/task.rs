@@ -120,7 +120,8 @@ fn check_sources<S: Source>(
     let mut faults = Vec::new();
     let mut need = |what: &str, found: String, fits: bool, expected: &'static str| {
         if !fits {
-            faults.push(ConfigFault { key: format!("{key}.{what}"), found, expected });
+            let key = format!("{key}.{what}");
+            faults.push(ConfigFault { key, found, expected: expected.into() });
         }
     };
     need("sources", "empty".to_owned(), !sources.is_empty(), "one or more");

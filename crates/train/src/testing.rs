@@ -294,7 +294,7 @@ pub(crate) fn config() -> TrainConfig {
         },
         schedule: ScheduleConfig {
             peak_lr: 0.02,
-            warmup_steps: 4,
+            warmup_steps: Some(4),
             decay: Decay::Cosine,
             floor: 0.1,
         },

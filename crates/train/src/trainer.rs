@@ -25,6 +25,7 @@ use crate::{
     events::EventWriter,
     grad_cache::{self, Side, Sink, StepOutcome},
     journal::{Journal, StepLog, TaskLog},
+    memory::peak_memory_bytes,
     plateau::EvaluationPoint,
     prefetch::{Batches, prefetch},
     selection::check_prefixes,
@@ -451,6 +452,7 @@ where
             pairs_per_second: pairs as f64 / seconds,
             seconds,
             wait_share: waited.as_secs_f64() / seconds,
+            peak_memory_bytes: peak_memory_bytes(),
         }
     }
 
@@ -584,6 +586,8 @@ impl Records {
             ("grad_norm".to_owned(), log.grad_norm),
             ("pairs_per_second".to_owned(), log.pairs_per_second),
         ];
+        let memory = log.peak_memory_bytes.map(|bytes| bytes as f64);
+        scalars.extend(memory.map(|bytes| ("peak_memory_bytes".to_owned(), bytes)));
         for (name, task) in &log.tasks {
             scalars.push((format!("{name}/loss"), task.loss));
             scalars.push((format!("{name}/accuracy"), task.accuracy));

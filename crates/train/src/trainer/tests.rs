@@ -309,8 +309,45 @@ fn refuses_towers_and_settings_that_do_not_fit() {
     let mut config = config();
     config.optimizer.lr_multipliers[0].prefix = "imgae.".to_owned();
     let expected = "bad training configuration: `optimizer.lr_multipliers.0.prefix` is `imgae.`, \
-                    it must be the start of a parameter's name";
+                    it must be the start of a parameter's name, such as `text.weight`, `text.bias`, \
+                    `text.shift`, `image.weight`, `image.bias`, `image.shift`, `loss.pairs.log_scale`";
     check(&config, towers(), folder.path(), expected);
+}
+
+#[test]
+fn what_a_tower_cannot_do_is_told_by_its_key() {
+    #[track_caller]
+    fn check(image: crate::TowerConfig, expected: &str) {
+        let config = TrainConfig { image, ..config() };
+        let folder = tempfile::tempdir().unwrap();
+        let ended = train(&config, &mut towers(), folder.path(), &mut Recorder::default());
+        let error = ended.unwrap_err();
+        assert_eq!(error.source().unwrap().to_string(), expected);
+    }
+    let targets = vec![crate::LoraTarget {
+        prefix: "image.weight".to_owned(),
+        suffix: String::new(),
+        blocks: 1,
+        adapted: Vec::new(),
+    }];
+    let lora = crate::LoraConfig { rank: 1, alpha: 1.0, targets };
+    let whole = vec!["image.bias".to_owned(), "image.head.".to_owned()];
+    let tower = crate::TowerConfig::default;
+    check(
+        crate::TowerConfig { whole: whole.clone(), lora: Some(lora), ..tower() },
+        "`image.whole.1` is `image.head.`, it must be the start of a parameter's name, such as \
+         `image.weight`, `image.bias`, `image.shift`",
+    );
+    check(
+        crate::TowerConfig { whole: whole[..1].to_vec(), ..tower() },
+        "`image.whole` is [\"image.bias\"], it must be left out without `lora`: all that is not frozen is \
+         trained whole",
+    );
+    check(
+        crate::TowerConfig { checkpoint_layers: true, ..tower() },
+        "`image.checkpoint_layers` is true, it must be false: this tower has no layers that could be \
+         computed twice",
+    );
 }
 
 #[test]
@@ -471,7 +508,7 @@ fn gradients_of_tasks_are_summed_by_their_weights() {
         let config = TrainConfig { steps: 1, tasks, ..config() };
         let config = TrainConfig {
             schedule: crate::schedule::ScheduleConfig {
-                warmup_steps: 0,
+                warmup_steps: Some(0),
                 ..config.schedule.clone()
             },
             ..config
