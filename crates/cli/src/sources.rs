@@ -10,7 +10,7 @@ mod texts;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::Seed;
+use conjoin_core::{Seed, Stop};
 use conjoin_data::{
     Dataset, Judged, JudgedColumns, JudgedRule, Limits, PairColumns, PairFile, Shards,
     ShardsConfig, ShardsError, Split,
@@ -19,6 +19,7 @@ use conjoin_input::Pixels;
 use conjoin_train::{LabelKind, Rows, Source, Weighted};
 use serde::{Deserialize, Serialize};
 
+use crate::{console::Console, recipe::Stage};
 use batch::Loaded;
 use items::ItemSource;
 use shards::{DrawnSamples, ShardSource};
@@ -137,7 +138,7 @@ impl DataConfig {
     }
 
     /// Opens it.
-    pub(crate) fn open(&self) -> Result<OpenData> {
+    pub(crate) fn open(&self, (console, stop): (&Console, &Stop)) -> Result<OpenData> {
         let limits = Limits::default();
         match (&self.items, &self.shards, &self.pairs, &self.judged) {
             (Some(items), None, None, None) => {
@@ -148,7 +149,7 @@ impl DataConfig {
                 Ok(OpenData::Items(Dataset::open(&items.path)?, items.clone()))
             }
             (None, Some(shards), None, None) => {
-                Ok(OpenData::Shards(Shards::open(shards, &limits)?))
+                Ok(OpenData::Shards(Shards::open(shards, &limits, (console, stop))?))
             }
             (None, None, Some(PairsConfig { path, columns }), None) => {
                 let file = PairFile::open(path, columns, Some(Split::Train), &limits)?;
@@ -320,8 +321,8 @@ pub(crate) struct StageData {
 
 impl StageData {
     /// Opens the data of every task.
-    pub(crate) fn open(stage: &crate::recipe::Stage) -> Result<Self> {
-        let open = |data: &DataConfig| Ok((data.clone(), data.open()?));
+    pub(crate) fn open(stage: &Stage, watch: (&Console, &Stop)) -> Result<Self> {
+        let open = |data: &DataConfig| Ok((data.clone(), data.open(watch)?));
         let tasks = stage.tasks.iter().map(|task| {
             if task.data.is_empty() {
                 bail!("task `{}` of stage `{}` has no `data`", task.name, stage.name);

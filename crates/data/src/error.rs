@@ -490,6 +490,9 @@ pub enum ShardsErrorKind {
         #[source]
         source: serde_json::Error,
     },
+    /// A stop was requested.
+    #[error("counting their samples was stopped")]
+    Interrupted(#[from] Interrupted),
     /// All shards are empty.
     #[error("there is no sample in {n_shards} shards")]
     NoSamples {

@@ -21,7 +21,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use conjoin_core::{Seed, hash_bytes};
+use conjoin_core::{Progress, Seed, Stop, hash_bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::{Limits, Reason, ShardsError, ShardsErrorKind, read::file_name};
@@ -154,16 +154,20 @@ pub struct ShardContent {
 
 impl Shards {
     /// Finds the shards and counts their samples: by `sizes.json` or `NAME_stats.json` beside them where there is
-    /// one, else by going through their headers.
+    /// one, else by going through their headers, which takes long where there are many.
     ///
     /// # Errors
     /// When shards are missing, compressed or cannot be read, a setting is out of its range, or there is no
-    /// sample. Bad samples are no errors.
-    pub fn open(config: &ShardsConfig, limits: &Limits) -> Result<Self, ShardsError> {
+    /// sample; when a stop was requested. Bad samples are no errors.
+    pub fn open(
+        config: &ShardsConfig,
+        limits: &Limits,
+        watch: (&dyn Progress, &Stop),
+    ) -> Result<Self, ShardsError> {
         let fail = |kind| config.error(kind);
         let found = config.found()?;
         let paths: Vec<&Path> = found.iter().map(|(path, _)| path.as_path()).collect();
-        let counts = counts::count(&paths).map_err(fail)?;
+        let counts = counts::count(&paths, watch).map_err(fail)?;
         let fingerprint = fingerprint(config, limits, (&found, &counts));
         let len = counts.iter().map(|n| *n as usize).sum();
         if len == 0 {

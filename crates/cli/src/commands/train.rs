@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcom
     }
     recipe.start = recipe.start.found(console, stop)?;
     if let Some(n_steps) = args.export_batches {
-        batches::export(&recipe, n_steps, &recipe.out)?;
+        batches::export(&recipe, n_steps, &recipe.out, (console, stop))?;
         console.say(&format!("train: start and batches are in `{}`", recipe.out.display()));
         return Ok(Outcome::Done);
     }

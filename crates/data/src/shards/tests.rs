@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use conjoin_core::Silent;
+use proptest::prelude::*;
+
 use super::*;
 use crate::testing::{tar, write};
-use proptest::prelude::*;
 
 /// Writes shards of these numbers of samples, each with a picture of 100 bytes and its own caption.
 fn shards(folder: &Path, counts: &[usize]) -> ShardsConfig {
@@ -24,8 +26,12 @@ fn shards(folder: &Path, counts: &[usize]) -> ShardsConfig {
     ShardsConfig { shuffle_buffer: 16, interleave: 3, ..ShardsConfig::new(&path) }
 }
 
+fn open_with(config: &ShardsConfig, limits: &Limits) -> Result<Shards, ShardsError> {
+    Shards::open(config, limits, (&Silent, &Stop::default()))
+}
+
 fn open(config: &ShardsConfig) -> Shards {
-    Shards::open(config, &Limits::default()).unwrap()
+    open_with(config, &Limits::default()).unwrap()
 }
 
 /// The ids at places of an epoch's order, or what is wrong with them.
@@ -123,7 +129,7 @@ fn a_bad_sample_costs_itself() {
     let config =
         ShardsConfig::new(&write(dir.path(), "s.tar", tar(&entries)).display().to_string());
     let limits = Limits { entry_bytes: 1000, ..Limits::default() };
-    let shards = Shards::open(&config, &limits).unwrap();
+    let shards = open_with(&config, &limits).unwrap();
     let mut told: Vec<String> = shards
         .draw(Seed(1), &(0..6).collect::<Vec<_>>())
         .unwrap()
@@ -228,7 +234,7 @@ fn samples_are_counted_by_what_lies_beside_the_shards() {
     assert_eq!(open(&config).len(), 10);
     assert_ne!(open(&config).fingerprint(), before, "another order");
     write(dir.path(), "sizes.json", "[]");
-    let error = Shards::open(&config, &Limits::default()).unwrap_err();
+    let error = open_with(&config, &Limits::default()).unwrap_err();
     assert!(
         error.kind.to_string().ends_with("sizes.json` does not say how many samples shards have")
     );
@@ -238,9 +244,8 @@ fn samples_are_counted_by_what_lies_beside_the_shards() {
 fn what_cannot_be_streamed_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let config = shards(dir.path(), &[2, 2]);
-    let fault = |config: &ShardsConfig| {
-        Shards::open(config, &Limits::default()).unwrap_err().kind.to_string()
-    };
+    let fault =
+        |config: &ShardsConfig| open_with(config, &Limits::default()).unwrap_err().kind.to_string();
     let at = |name: &str| ShardsConfig::new(&dir.path().join(name).display().to_string());
     let top = dir.path().display();
     assert_eq!(
@@ -263,4 +268,33 @@ fn what_cannot_be_streamed_is_told() {
     fs_err::remove_file(dir.path().join("s-1.tar")).unwrap();
     let error = shards.draw(Seed(1), &[0, 1, 2, 3]).unwrap_err();
     assert!(error.to_string().ends_with("s-1.tar`"), "{error}");
+}
+
+#[test]
+fn counting_is_told_and_stops_when_asked_to() {
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+    impl Progress for Told {
+        fn update(&self, stage: &str, done: u64, total: Option<u64>, _note: &str) {
+            self.0.lock().unwrap().push(format!("{stage} {done} of {}", total.unwrap()));
+        }
+        fn finish(&self, stage: &str, summary: &str) {
+            self.0.lock().unwrap().push(format!("{stage}: {summary}"));
+        }
+        fn warn(&self, _message: &str) {}
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = shards(dir.path(), &[4, 5]);
+    let (told, stop) = (Told::default(), Stop::default());
+    write(dir.path(), "s-0_stats.json", r#"{"successes": 4}"#);
+    Shards::open(&config, &Limits::default(), (&told, &stop)).unwrap();
+    let lines = std::mem::take(&mut *told.0.lock().unwrap());
+    assert_eq!(lines, ["shards 1 of 2", "shards: 9 samples in 2, 1 of them counted"]);
+    stop.request();
+    let error = Shards::open(&config, &Limits::default(), (&told, &stop)).unwrap_err();
+    assert_eq!(error.kind.to_string(), "counting their samples was stopped");
+    // Nothing is counted where all is told.
+    write(dir.path(), "s-1_stats.json", r#"{"successes": 5}"#);
+    Shards::open(&config, &Limits::default(), (&told, &stop)).unwrap();
+    assert!(told.0.lock().unwrap().is_empty());
 }
