@@ -6,12 +6,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::Manifest;
+use conjoin_core::{Manifest, Stop};
 use conjoin_input::{PatchDropout, Pixels};
 use conjoin_train::{Inputs, TaskBatch, batches_of};
 use safetensors::{Dtype, tensor::TensorView};
 
 use crate::{
+    console::Console,
     recipe::Recipe,
     sources::{Preparation, StageData},
 };
@@ -25,13 +26,18 @@ struct Owned {
 }
 
 /// Writes the start and the first `n_steps` batches of a run into `folder`.
-pub(crate) fn export(recipe: &Recipe, n_steps: u64, folder: &Path) -> Result<()> {
+pub(crate) fn export(
+    recipe: &Recipe,
+    n_steps: u64,
+    folder: &Path,
+    watch: (&Console, &Stop),
+) -> Result<()> {
     let [stage] = recipe.stages.as_slice() else { bail!("batches are exported of one stage") };
     let [task] = stage.tasks.as_slice() else { bail!("batches are exported of one task") };
     if stage.patch_dropout > 0.0 {
         bail!("batches are exported with whole pictures; `patch_dropout` must be 0");
     }
-    let data = StageData::open(stage)?;
+    let data = StageData::open(stage, watch)?;
     let model = recipe.start_model()?;
     fs_err::create_dir_all(folder)?;
     model.save(&folder.join("start"), Manifest::new("", 0))?;

@@ -304,6 +304,20 @@ impl Recipe {
         Ok(())
     }
 
+    /// What is wrong with shards that tasks stream, in words: found now, not when a later stage begins.
+    pub(crate) fn missing_data(&self) -> Vec<String> {
+        let tasks =
+            self.stages.iter().flat_map(|stage| stage.tasks.iter().map(move |task| (stage, task)));
+        let faults = tasks.flat_map(|(stage, task)| {
+            let shards = task.data.iter().filter_map(|data| data.shards.as_ref());
+            shards.filter_map(|shards| shards.check().err()).map(move |error| {
+                let error = anyhow!(error);
+                format!("task `{}` of stage `{}`: {error:#}", task.name, stage.name)
+            })
+        });
+        faults.collect()
+    }
+
     /// The seed of what is made before the first stage.
     pub(crate) fn seed(&self) -> Seed {
         self.stages.first().map_or(Seed(0), |stage| stage.seed)

@@ -71,7 +71,7 @@ pub(crate) fn train(
     for (i, stage) in recipe.stages.iter().enumerate() {
         let whole = Whole { recipe, stage, last: i + 1 == recipe.stages.len(), console, stop };
         let run = run_folder(recipe, folders.run, &stage.name);
-        let data = StageData::open(stage)?;
+        let data = StageData::open(stage, (console, stop))?;
         data.rejects().iter().for_each(|told| console.warn(&format!("{}: {told}", stage.name)));
         let deciding = (recipe.up_to(i).hash()?, data.fingerprints(), &key);
         key = hash_bytes(&serde_json::to_vec(&deciding)?);

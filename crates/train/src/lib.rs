@@ -59,7 +59,7 @@ pub use prefetch::{Batches, prefetch};
 pub use sampler::{Sampler, SamplerConfig};
 pub use schedule::{Decay, ScheduleConfig};
 pub use selection::{LrMultiplier, Selection, SelectionConfig, check_prefixes, prefix_multipliers};
-pub use source::{BatchOf, Ids, Inputs, OwnedLabels, Reject, Source, TaskBatch};
+pub use source::{BatchOf, Ids, Inputs, OwnedLabels, Reject, Rows, Source, TaskBatch};
 pub use state::{STATE_FORMAT, STATE_VERSION, latest_state};
 pub use task::{Weighted, batches_of};
 pub use trained::TowerConfig;

@@ -20,7 +20,7 @@ use conjoin_core::{Gradients, Parameter, Stop, Tower};
 
 use crate::{
     adamw::{clip_factor, grad_norm},
-    config::{CheckpointConfig, Keep, PrefetchConfig, TrainConfig},
+    config::{CheckpointConfig, Keep, TrainConfig},
     error::{StateError, StateErrorKind, TrainError},
     events::EventWriter,
     grad_cache::{self, Side, Sink, StepOutcome},
@@ -250,11 +250,15 @@ where
         };
         let data = Arc::clone(&self.data);
         let inputs = self.config.seed.stream("inputs");
-        let prepare = |step| -> Result<Vec<_>, S::Error> {
-            data.iter().map(|task| task.load(step, inputs)).collect()
+        let draw = |step| -> Result<Vec<_>, S::Error> {
+            data.iter().map(|task| task.draw(step)).collect()
         };
-        let PrefetchConfig { threads, ahead } = self.config.prefetch;
-        let ended = prefetch(n_steps..self.config.steps, threads, ahead, prepare, |batches| {
+        let prepare = |step, drawn: Vec<_>| -> Result<Vec<_>, S::Error> {
+            let tasks = data.iter().zip(drawn);
+            tasks.map(|(task, drawn)| task.load(step, drawn, inputs)).collect()
+        };
+        let (steps, ahead) = (n_steps..self.config.steps, self.config.prefetch.clone());
+        let ended = prefetch(steps, &ahead, draw, prepare, |batches| {
             self.train(batches, &mut records, observer, stop)
         })?;
         if ended == Ended::Done {

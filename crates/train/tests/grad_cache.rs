@@ -16,8 +16,8 @@ use conjoin_model::{
 use conjoin_train::{
     BatchOf, ChunkConfig, Chunking, FalseNegatives, Ids, Inputs, Labels, Lora, LoraConfig,
     LoraTarget, Loss, LossConfig, MatryoshkaDim, Mixing, Negatives, Observer, OwnedLabels,
-    Reduction, ScalarConfig, Side, Sink, Source, StepLog, Task, TaskBatch, TaskConfig, TowerConfig,
-    TrainConfig, Trainer, Weighted, step,
+    Reduction, Rows, ScalarConfig, Side, Sink, Source, StepLog, Task, TaskBatch, TaskConfig,
+    TowerConfig, TrainConfig, Trainer, Weighted, step,
 };
 use rand::Rng as _;
 
@@ -203,6 +203,7 @@ struct Shop;
 impl Source for Shop {
     type Text = Vec<u32>;
     type Image = Pixels;
+    type Drawn = Vec<usize>;
     type Error = std::convert::Infallible;
 
     fn len(&self) -> usize {
@@ -213,7 +214,11 @@ impl Source for Shop {
         "a shop"
     }
 
-    fn load(&self, rows: &[usize], seed: Seed) -> Result<BatchOf<Self>, Self::Error> {
+    fn draw(&self, rows: Rows) -> Result<Vec<usize>, Self::Error> {
+        Ok(rows.numbers)
+    }
+
+    fn load(&self, rows: Vec<usize>, seed: Seed) -> Result<BatchOf<Self>, Self::Error> {
         let of = |row: &usize| seed.at(*row as u64);
         Ok(TaskBatch {
             items: rows.iter().map(ToString::to_string).collect(),

@@ -1,7 +1,11 @@
 //! Rows as they are read for a batch, and how their texts and pictures are prepared.
 
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    panic::catch_unwind,
+};
+
 use conjoin_core::{Seed, Task};
-use conjoin_data::{Dataset, Item};
 use conjoin_input::{
     Augment, ImageContract, ImageLimits, PatchDropout, Pixels, TextContract, Tokenizer, decode,
 };
@@ -43,17 +47,21 @@ impl Preparation<'_> {
         Ok(ids)
     }
 
-    pub(super) fn picture(
-        &self,
-        dataset: &Dataset,
-        item: &Item,
-        seed: Seed,
-    ) -> Result<Pixels, String> {
-        let bytes = dataset.image_bytes(item).map_err(|e| told(&e))?;
-        let pixels = decode(&bytes, &ImageLimits::default()).map_err(|e| told(&e))?;
+    /// The pixels of an encoded picture, changed. A decoder that breaks down costs its picture.
+    pub(super) fn picture(&self, bytes: &[u8], seed: Seed) -> Result<Pixels, String> {
+        let decoded = catch_unwind(|| decode(bytes, &ImageLimits::default()));
+        let decoded = decoded.map_err(|_| "the decoder of the picture broke down".to_owned())?;
+        let pixels = decoded.map_err(|e| told(&e))?;
         let pixels = self.augment.apply(&pixels, self.image, seed);
         Ok(self.patch_dropout.apply(pixels, seed.stream("patches")))
     }
+}
+
+/// The same number for equal things, whatever source they come from.
+pub(super) fn id(thing: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    thing.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// An error and its cause, in one line.

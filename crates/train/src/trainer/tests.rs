@@ -4,7 +4,8 @@ use std::error::Error as _;
 
 use super::*;
 use crate::{
-    config::LossConfig,
+    config::{LossConfig, PrefetchConfig},
+    draws::Mixing,
     error::TrainError,
     journal::JOURNAL_FILE,
     testing::{IMAGE_WIDTH, SmallPairs, SmallTower, config, towers},
@@ -166,6 +167,41 @@ fn a_run_stopped_and_resumed_equals_an_unbroken_one() {
     assert_eq!(ended, Ended::Done);
     assert_eq!(resumed, expected);
     assert_eq!(journal(folder.path()), expected_journal);
+}
+
+#[test]
+fn a_stream_stopped_and_resumed_equals_an_unbroken_one() {
+    let mut streamed = SmallPairs::new(27);
+    streamed.streamed = true;
+    let mut other = SmallPairs::new(16);
+    other.fingerprint = "others".to_owned();
+    for mixing in [Mixing::Homogeneous, Mixing::Mixed] {
+        let mut config = config();
+        config.tasks[0].mixing = mixing;
+        let sources = [vec![
+            Weighted { source: &streamed, weight: 2.0 },
+            Weighted { source: &other, weight: 1.0 },
+        ]];
+        let whole = tempfile::tempdir().unwrap();
+        let (mut text, mut image) = towers();
+        Trainer::start(config.clone(), &mut text, &mut image, &sources, whole.path())
+            .unwrap()
+            .run(&mut Recorder::default(), &Stop::default())
+            .unwrap();
+        for stop_after in [1, 3, 4, 11, 19] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut observer = after(stop_after);
+            let stop = observer.stop_after.as_ref().unwrap().1.clone();
+            let (mut a, mut b) = towers();
+            let trainer = Trainer::start(config.clone(), &mut a, &mut b, &sources, folder.path());
+            trainer.unwrap().run(&mut observer, &stop).unwrap();
+            let (mut a, mut b) = towers();
+            let trainer = Trainer::resume(config.clone(), &mut a, &mut b, &sources, folder.path());
+            trainer.unwrap().run(&mut Recorder::default(), &Stop::default()).unwrap();
+            assert_eq!((&a, &b), (&text, &image), "stopped after {stop_after}");
+            assert_eq!(journal(folder.path()), journal(whole.path()));
+        }
+    }
 }
 
 #[test]
