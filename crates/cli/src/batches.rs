@@ -6,12 +6,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::Manifest;
-use conjoin_input::Pixels;
+use conjoin_core::{Manifest, Stop};
+use conjoin_input::{PatchDropout, Pixels};
 use conjoin_train::{Inputs, TaskBatch, batches_of};
 use safetensors::{Dtype, tensor::TensorView};
 
 use crate::{
+    console::Console,
     recipe::Recipe,
     sources::{Preparation, StageData},
 };
@@ -25,10 +26,18 @@ struct Owned {
 }
 
 /// Writes the start and the first `n_steps` batches of a run into `folder`.
-pub(crate) fn export(recipe: &Recipe, n_steps: u64, folder: &Path) -> Result<()> {
+pub(crate) fn export(
+    recipe: &Recipe,
+    n_steps: u64,
+    folder: &Path,
+    watch: (&Console, &Stop),
+) -> Result<()> {
     let [stage] = recipe.stages.as_slice() else { bail!("batches are exported of one stage") };
     let [task] = stage.tasks.as_slice() else { bail!("batches are exported of one task") };
-    let data = StageData::open(stage)?;
+    if stage.patch_dropout > 0.0 {
+        bail!("batches are exported with whole pictures; `patch_dropout` must be 0");
+    }
+    let data = StageData::open(stage, watch)?;
     let model = recipe.start_model()?;
     fs_err::create_dir_all(folder)?;
     model.save(&folder.join("start"), Manifest::new("", 0))?;
@@ -39,10 +48,11 @@ pub(crate) fn export(recipe: &Recipe, n_steps: u64, folder: &Path) -> Result<()>
         image: spec.contract.image.as_ref().context("the model sees no pictures")?,
         augment: &stage.augment,
         token_dropout: stage.token_dropout,
+        patch_dropout: PatchDropout::none(),
     };
     let sources = data.sources(&preparation)?;
     let weighted = data.weighted(&sources);
-    let config = stage.train_config();
+    let config = stage.train_config_on(&weighted);
     let mut tensors = Vec::new();
     let batches = batches_of(&config, &config.tasks[0], &weighted[0], n_steps)
         .with_context(|| format!("task `{}`", task.name))?;

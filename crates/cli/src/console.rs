@@ -1,8 +1,11 @@
-//! Progress on standard error: a live line on a terminal, a line now and then elsewhere.
+//! Progress on standard error: live lines on a terminal, a line now and then elsewhere.
 
 use std::{
     io::{IsTerminal, Write},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,6 +19,8 @@ const LINES: Duration = Duration::from_secs(10);
 pub(crate) struct Console {
     quiet: bool,
     live: bool,
+    /// Live lines that stand on the terminal now.
+    n_shown: AtomicUsize,
     state: Mutex<Option<Running>>,
 }
 
@@ -30,7 +35,8 @@ struct Running {
 
 impl Console {
     pub(crate) fn new(quiet: bool) -> Self {
-        Self { quiet, live: std::io::stderr().is_terminal(), state: Mutex::new(None) }
+        let live = std::io::stderr().is_terminal();
+        Self { quiet, live, n_shown: AtomicUsize::new(0), state: Mutex::new(None) }
     }
 
     /// A line of its own.
@@ -41,12 +47,28 @@ impl Console {
         }
     }
 
-    /// Takes the live line away.
+    /// Takes the live lines away.
     pub(crate) fn clear(&self) {
         if self.live && !self.quiet {
-            tell("\r\x1b[2K");
+            tell(&cleared(self.n_shown.swap(0, Ordering::Relaxed)));
         }
     }
+
+    /// Shows live lines in the place of those that stand there.
+    fn show(&self, lines: &str) {
+        let before = self.n_shown.swap(lines.lines().count(), Ordering::Relaxed);
+        tell(&format!("{}{NO_WRAP}{lines}{WRAP}", cleared(before)));
+    }
+}
+
+/// Lines longer than the terminal is wide are cut by it: one that is wrapped could not be taken away.
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
+
+/// What takes so many lines away, the last of which the cursor stands in.
+fn cleared(n: usize) -> String {
+    let above = "\x1b[1A\x1b[2K".repeat(n.saturating_sub(1));
+    format!("\r\x1b[2K{above}")
 }
 
 /// Writes to standard error. That nobody reads it is no reason to stop.
@@ -89,9 +111,9 @@ impl Progress for Console {
         running.told = Some(now);
         let line = running.line(now, done, total, note);
         if self.live {
-            tell(&format!("\r\x1b[2K{line}"));
+            self.show(&line);
         } else {
-            tell(&format!("{line}\n"));
+            tell(&format!("{}\n", line.replace('\n', ", ")));
         }
     }
 
@@ -151,5 +173,12 @@ mod tests {
         let line = running.line(begun + Duration::from_secs(10), 200, Some(300), "loss 1.5");
         assert_eq!(line, "train: 200/300, 10.0/s, 0:10 left, loss 1.5");
         assert_eq!(clock(3723.4), "1:02:03");
+    }
+
+    #[test]
+    fn takes_away_as_many_lines_as_it_showed() {
+        assert_eq!(cleared(0), "\r\x1b[2K");
+        assert_eq!(cleared(1), "\r\x1b[2K");
+        assert_eq!(cleared(2), "\r\x1b[2K\x1b[1A\x1b[2K");
     }
 }

@@ -57,22 +57,29 @@ impl<'a> Watcher<'a> {
     }
 }
 
+/// What a step tells, on two lines: the losses; then how it went.
+fn note(log: &StepLog) -> String {
+    let each = log.tasks.iter().map(|(name, task)| format!("{name} {:.3}", task.loss));
+    let tasks = match log.tasks.len() {
+        0 | 1 => String::new(),
+        _ => format!(" ({})", each.collect::<Vec<_>>().join(", ")),
+    };
+    let gibibytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let memory = log.peak_memory_bytes;
+    let memory = memory.map_or_else(String::new, |n| format!(", {:.2} GiB", gibibytes(n)));
+    format!(
+        "loss {:.3}{tasks}\nrate {:.2e}, gradients {:.3}, {:.0} pairs/s, waited {:.0} %{memory}",
+        log.loss,
+        log.lr,
+        log.grad_norm,
+        log.pairs_per_second,
+        100.0 * log.wait_share,
+    )
+}
+
 impl Observer<TextTower, ImageTower> for Watcher<'_> {
     fn on_step(&mut self, log: &StepLog) {
-        let tasks = match log.tasks.len() {
-            0 | 1 => String::new(),
-            _ => {
-                let each = log.tasks.iter().map(|(name, task)| format!("{name} {:.3}", task.loss));
-                format!(" ({})", each.collect::<Vec<_>>().join(", "))
-            }
-        };
-        let note = format!(
-            "loss {:.3}{tasks}, {:.0} pairs/s, waited {:.0} %",
-            log.loss,
-            log.pairs_per_second,
-            100.0 * log.wait_share
-        );
-        self.console.update(self.stage, log.step, Some(self.steps), &note);
+        self.console.update(self.stage, log.step, Some(self.steps), &note(log));
     }
 
     fn on_rejects(&mut self, step: u64, rejects: &[Reject]) {
@@ -96,5 +103,40 @@ impl Observer<TextTower, ImageTower> for Watcher<'_> {
             }
         }
         Ok(figures.judgement())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use conjoin_train::TaskLog;
+
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_in_two_lines() {
+        let task = |loss| {
+            let scalars = BTreeMap::new();
+            TaskLog { loss, accuracy: 0.5, scalars, pairs: 8, rejected: 0 }
+        };
+        let mut log = StepLog {
+            step: 7,
+            loss: 2.5,
+            lr: 0.00012,
+            grad_norm: 0.75,
+            tasks: [("pairs".to_owned(), task(2.0))].into(),
+            pairs: 16,
+            rejected: 0,
+            pairs_per_second: 120.4,
+            seconds: 0.1,
+            wait_share: 0.031,
+            peak_memory_bytes: Some(3 << 29),
+        };
+        let second = "rate 1.20e-4, gradients 0.750, 120 pairs/s, waited 3 %";
+        assert_eq!(note(&log), format!("loss 2.500\n{second}, 1.50 GiB"));
+        log.tasks.insert("views".to_owned(), task(1.0));
+        log.peak_memory_bytes = None;
+        assert_eq!(note(&log), format!("loss 2.500 (pairs 2.000, views 1.000)\n{second}"));
     }
 }

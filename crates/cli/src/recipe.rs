@@ -12,12 +12,13 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use conjoin_core::{Seed, hash_bytes};
 use conjoin_engine::Precision;
-use conjoin_input::{Augment, CropRange};
-use conjoin_model::Model;
+use conjoin_input::{Augment, CropRange, PatchDropout};
+use conjoin_model::{ImageSpec, Model};
 use conjoin_train::{
     AdamWConfig, AverageConfig, CheckpointConfig, ChunkConfig, Chunking, Decay, DivergenceConfig,
     EarlyStopConfig, Keep, LossConfig, LrMultiplier, Mixing, Negatives, PlateauConfig,
-    PrefetchConfig, Reduction, ScalarConfig, ScheduleConfig, TaskConfig, TowerConfig, TrainConfig,
+    PrefetchConfig, Reduction, ScalarConfig, ScheduleConfig, Source, TaskConfig, TowerConfig,
+    TrainConfig, Weighted,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,7 @@ pub(crate) struct Stage {
     #[serde(default = "only_stage")]
     pub name: String,
     /// The seed of every random choice.
+    #[serde(default = "seed_zero")]
     pub seed: Seed,
     /// Optimiser steps.
     pub steps: u64,
@@ -68,6 +70,9 @@ pub(crate) struct Stage {
     /// Probability of leaving a token out, 0 to below 1.
     #[serde(default)]
     pub token_dropout: f32,
+    /// Share of the patches of each picture that is left out, 0 to below 1 (FLIP).
+    #[serde(default)]
+    pub patch_dropout: f64,
     /// Most that the norm of all gradients may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
@@ -91,10 +96,12 @@ pub(crate) struct Stage {
     #[serde(default)]
     pub image: TowerConfig,
     /// Inputs a tower takes and holds at once.
+    #[serde(default)]
     pub chunks: ChunkConfig,
     /// The learning rate over time.
     pub schedule: ScheduleConfig,
     /// The optimiser.
+    #[serde(default)]
     pub optimizer: AdamWConfig,
     /// A running average of the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,14 +130,27 @@ fn only_stage() -> String {
     "train".to_owned()
 }
 
+fn seed_zero() -> Seed {
+    Seed(0)
+}
+
+fn only_task() -> String {
+    "pairs".to_owned()
+}
+
+/// Enough negatives to learn from, few enough for a small machine.
+const USUAL_BATCH: usize = 128;
+
 /// A task with its data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StageTask {
     /// Its name in the journal. A task of the same name in a later stage goes on with its numbers.
+    #[serde(default = "only_task")]
     pub name: String,
-    /// Queries per step.
-    pub batch: usize,
+    /// Queries per step; left out: [`USUAL_BATCH`], or all pairs where there are fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<usize>,
     /// Factor on its loss.
     #[serde(default = "one")]
     pub weight: f64,
@@ -162,7 +182,7 @@ impl Stage {
     pub(crate) fn train_config(&self) -> TrainConfig {
         let task = |task: &StageTask| TaskConfig {
             name: task.name.clone(),
-            batch: task.batch,
+            batch: task.batch.unwrap_or(USUAL_BATCH),
             weight: task.weight,
             loss: task.loss.clone(),
             mixing: task.mixing,
@@ -189,11 +209,39 @@ impl Stage {
         }
     }
 
+    /// The same for data: a batch that the recipe does not tell has at most all their pairs.
+    pub(crate) fn train_config_on<S: Source>(&self, data: &[Vec<Weighted<'_, S>>]) -> TrainConfig {
+        let mut config = self.train_config();
+        for ((known, task), data) in config.tasks.iter_mut().zip(&self.tasks).zip(data) {
+            let pairs = data.iter().map(|weighted| weighted.source.len()).min();
+            if let (None, Some(pairs)) = (task.batch, pairs) {
+                known.batch = known.batch.min(pairs.max(2));
+            }
+        }
+        config
+    }
+
+    /// How patches are left out of pictures of an image tower.
+    pub(crate) fn patch_dropout_of(&self, image: &ImageSpec) -> Result<PatchDropout> {
+        let share = self.patch_dropout;
+        match image.n_patches() {
+            _ if share == 0.0 => Ok(PatchDropout::none()),
+            Some(n_patches) => Ok(PatchDropout::new(share, n_patches)),
+            None => bail!(
+                "`patch_dropout` is {share}, it must be 0: the image tower has no patches that could be \
+                 left out; a vision transformer has"
+            ),
+        }
+    }
+
     fn check(&self) -> Result<()> {
         self.train_config().check()?;
         self.augment.check().context("in `augment`")?;
         if !(0.0..1.0).contains(&self.token_dropout) {
             bail!("`token_dropout` is {}, it must be at least 0 and below 1", self.token_dropout);
+        }
+        if !(0.0..1.0).contains(&self.patch_dropout) {
+            bail!("`patch_dropout` is {}, it must be at least 0 and below 1", self.patch_dropout);
         }
         if [Some(self.precision), self.image_precision].contains(&Some(Precision::Int8)) {
             bail!(
@@ -254,6 +302,20 @@ impl Recipe {
             }
         }
         Ok(())
+    }
+
+    /// What is wrong with shards that tasks stream, in words: found now, not when a later stage begins.
+    pub(crate) fn missing_data(&self) -> Vec<String> {
+        let tasks =
+            self.stages.iter().flat_map(|stage| stage.tasks.iter().map(move |task| (stage, task)));
+        let faults = tasks.flat_map(|(stage, task)| {
+            let shards = task.data.iter().filter_map(|data| data.shards.as_ref());
+            shards.filter_map(|shards| shards.check().err()).map(move |error| {
+                let error = anyhow!(error);
+                format!("task `{}` of stage `{}`: {error:#}", task.name, stage.name)
+            })
+        });
+        faults.collect()
     }
 
     /// The seed of what is made before the first stage.
@@ -407,6 +469,7 @@ impl Plan {
             precision: Precision::F32,
             image_precision: None,
             token_dropout: 0.0,
+            patch_dropout: 0.0,
             clip_norm: Some(1.0),
             evaluate_every: Some((steps / 5).max(1)),
             keep: Keep::Last,
@@ -420,16 +483,11 @@ impl Plan {
             },
             schedule: ScheduleConfig {
                 peak_lr: self.lr,
-                warmup_steps: steps / 10,
+                warmup_steps: Some(steps / 10),
                 decay: Decay::Cosine,
                 floor: 0.0,
             },
-            optimizer: AdamWConfig {
-                betas: (0.9, 0.98),
-                eps: 1e-6,
-                weight_decay: 0.05,
-                lr_multipliers,
-            },
+            optimizer: AdamWConfig { lr_multipliers, ..AdamWConfig::default() },
             average: None,
             divergence: None,
             plateau: None,
@@ -438,7 +496,7 @@ impl Plan {
             prefetch: PrefetchConfig::default(),
             tasks: vec![StageTask {
                 name: "text_image".to_owned(),
-                batch,
+                batch: Some(batch),
                 weight: 1.0,
                 mixing: Mixing::Homogeneous,
                 teacher_share: None,

@@ -4,21 +4,25 @@
 
 mod batch;
 mod items;
+mod shards;
 mod texts;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::Seed;
+use conjoin_core::{Seed, Stop};
 use conjoin_data::{
-    Dataset, Judged, JudgedColumns, JudgedRule, Limits, PairColumns, PairFile, Split,
+    Dataset, Judged, JudgedColumns, JudgedRule, Limits, PairColumns, PairFile, Shards,
+    ShardsConfig, ShardsError, Split,
 };
 use conjoin_input::Pixels;
-use conjoin_train::{LabelKind, Source, Weighted};
+use conjoin_train::{LabelKind, Rows, Source, Weighted};
 use serde::{Deserialize, Serialize};
 
+use crate::{console::Console, recipe::Stage};
 use batch::Loaded;
 use items::ItemSource;
+use shards::{DrawnSamples, ShardSource};
 use texts::{TextRows, TextSource};
 
 pub(crate) use batch::Preparation;
@@ -33,6 +37,9 @@ pub(crate) struct DataConfig {
     /// Texts and pictures of a dataset's items.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<ItemsConfig>,
+    /// Pictures with captions, streamed from WebDataset shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<ShardsConfig>,
     /// A file of text pairs, perhaps with hard negatives, grades or a teacher's scores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pairs: Option<PairsConfig>,
@@ -121,26 +128,30 @@ impl DataConfig {
             texts: TextChoice::Joined,
             first_share: 0.5,
         };
-        Self { weight: 1.0, items: Some(items), pairs: None, judged: None }
+        Self { weight: 1.0, items: Some(items), shards: None, pairs: None, judged: None }
     }
 
     /// Whether its pairs are a text and a picture.
     pub(crate) fn is_text_image(&self) -> bool {
-        self.items.as_ref().is_some_and(|items| items.pair == PairKind::TextImage)
+        let of_items = self.items.as_ref().is_some_and(|items| items.pair == PairKind::TextImage);
+        of_items || self.shards.is_some()
     }
 
     /// Opens it.
-    pub(crate) fn open(&self) -> Result<OpenData> {
+    pub(crate) fn open(&self, (console, stop): (&Console, &Stop)) -> Result<OpenData> {
         let limits = Limits::default();
-        match (&self.items, &self.pairs, &self.judged) {
-            (Some(items), None, None) => {
+        match (&self.items, &self.shards, &self.pairs, &self.judged) {
+            (Some(items), None, None, None) => {
                 let share = items.first_share;
                 if !(0.0..=1.0).contains(&share) {
                     bail!("`first_share` is {share}, it must be 0 to 1");
                 }
                 Ok(OpenData::Items(Dataset::open(&items.path)?, items.clone()))
             }
-            (None, Some(PairsConfig { path, columns }), None) => {
+            (None, Some(shards), None, None) => {
+                Ok(OpenData::Shards(Shards::open(shards, &limits, (console, stop))?))
+            }
+            (None, None, Some(PairsConfig { path, columns }), None) => {
                 let file = PairFile::open(path, columns, Some(Split::Train), &limits)?;
                 let labels = match (columns.scores.is_empty(), &columns.grade) {
                     (false, _) => LabelKind::TeacherScores,
@@ -149,11 +160,11 @@ impl DataConfig {
                 };
                 Ok(OpenData::Pairs(file, labels))
             }
-            (None, None, Some(JudgedConfig { judgements, items, columns, rule })) => {
+            (None, None, None, Some(JudgedConfig { judgements, items, columns, rule })) => {
                 let judged = Judged::open(judgements, items, columns, rule, &limits)?;
                 Ok(OpenData::Judged(judged, rule.n_negatives))
             }
-            _ => bail!("an entry of `data` needs one of `items`, `pairs` and `judged`"),
+            _ => bail!("an entry of `data` needs one of `items`, `shards`, `pairs` and `judged`"),
         }
     }
 }
@@ -161,6 +172,7 @@ impl DataConfig {
 /// Opened data, before it is prepared for a model.
 pub(crate) enum OpenData {
     Items(Dataset, ItemsConfig),
+    Shards(Shards),
     Pairs(PairFile, LabelKind),
     Judged(Judged, usize),
 }
@@ -170,15 +182,17 @@ impl OpenData {
     pub(crate) fn fingerprint(&self) -> String {
         match self {
             Self::Items(dataset, _) => dataset.manifest_hash(),
+            Self::Shards(shards) => shards.fingerprint().to_owned(),
             Self::Pairs(file, _) => file.fingerprint().to_owned(),
             Self::Judged(judged, _) => judged.fingerprint().to_owned(),
         }
     }
 
-    /// What was left out of it, in words; none where nothing was.
+    /// What was left out of it, in words; none where nothing was. Of what is streamed, every step tells
+    /// its own.
     pub(crate) fn rejects(&self) -> Option<String> {
         let rejects = match self {
-            Self::Items(..) => return None,
+            Self::Items(..) | Self::Shards(_) => return None,
             Self::Pairs(file, _) => file.rejects(),
             Self::Judged(judged, _) => judged.rejects(),
         };
@@ -198,7 +212,7 @@ impl OpenData {
     pub(crate) fn dataset(&self) -> Option<&Dataset> {
         match self {
             Self::Items(dataset, _) => Some(dataset),
-            Self::Pairs(..) | Self::Judged(..) => None,
+            Self::Shards(_) | Self::Pairs(..) | Self::Judged(..) => None,
         }
     }
 }
@@ -206,7 +220,14 @@ impl OpenData {
 /// The rows of one data set of a task.
 pub(crate) enum TaskSource<'a> {
     Items(ItemSource<'a>),
+    Shards(ShardSource<'a>),
     Texts(TextSource<'a>),
+}
+
+/// Rows of a [`TaskSource`] on their way into a batch.
+pub(crate) enum Drawn {
+    Rows(Vec<usize>),
+    Samples(DrawnSamples),
 }
 
 impl<'a> TaskSource<'a> {
@@ -216,6 +237,7 @@ impl<'a> TaskSource<'a> {
             OpenData::Items(dataset, config) => {
                 Self::Items(ItemSource::new(config, dataset, preparation)?)
             }
+            OpenData::Shards(shards) => Self::Shards(ShardSource::new(shards, preparation)),
             OpenData::Pairs(file, labels) => {
                 Self::Texts(TextSource::new(TextRows::Pairs(file, *labels), preparation))
             }
@@ -229,11 +251,13 @@ impl<'a> TaskSource<'a> {
 impl Source for TaskSource<'_> {
     type Text = Vec<u32>;
     type Image = Pixels;
-    type Error = std::convert::Infallible;
+    type Drawn = Drawn;
+    type Error = ShardsError;
 
     fn len(&self) -> usize {
         match self {
             Self::Items(items) => items.len(),
+            Self::Shards(shards) => shards.len(),
             Self::Texts(texts) => texts.rows().len(),
         }
     }
@@ -241,20 +265,21 @@ impl Source for TaskSource<'_> {
     fn fingerprint(&self) -> &str {
         match self {
             Self::Items(items) => items.fingerprint(),
+            Self::Shards(shards) => shards.fingerprint(),
             Self::Texts(texts) => texts.fingerprint(),
         }
     }
 
     fn labels(&self) -> LabelKind {
         match self {
-            Self::Items(_) => LabelKind::None,
+            Self::Items(_) | Self::Shards(_) => LabelKind::None,
             Self::Texts(texts) => texts.rows().labels(),
         }
     }
 
     fn n_negatives(&self) -> usize {
         match self {
-            Self::Items(_) => 0,
+            Self::Items(_) | Self::Shards(_) => 0,
             Self::Texts(texts) => texts.rows().n_negatives(),
         }
     }
@@ -262,14 +287,28 @@ impl Source for TaskSource<'_> {
     fn aspects(&self) -> Vec<&[u64]> {
         match self {
             Self::Items(items) => items.aspects(),
+            Self::Shards(_) => Vec::new(),
             Self::Texts(texts) => texts.rows().aspects().all(),
         }
     }
 
-    fn load(&self, rows: &[usize], seed: Seed) -> Result<Loaded, Self::Error> {
-        Ok(match self {
-            Self::Items(items) => items.load(rows, seed),
-            Self::Texts(texts) => texts.load(rows, seed),
+    fn is_streamed(&self) -> bool {
+        matches!(self, Self::Shards(_))
+    }
+
+    fn draw(&self, rows: Rows) -> Result<Drawn, ShardsError> {
+        match self {
+            Self::Items(_) | Self::Texts(_) => Ok(Drawn::Rows(rows.numbers)),
+            Self::Shards(shards) => Ok(Drawn::Samples(shards.draw(rows)?)),
+        }
+    }
+
+    fn load(&self, drawn: Drawn, seed: Seed) -> Result<Loaded, ShardsError> {
+        Ok(match (self, drawn) {
+            (Self::Items(items), Drawn::Rows(rows)) => items.load(&rows, seed),
+            (Self::Texts(texts), Drawn::Rows(rows)) => texts.load(&rows, seed),
+            (Self::Shards(shards), Drawn::Samples(samples)) => shards.load(samples, seed),
+            _ => unreachable!("a source is given what it drew"),
         })
     }
 }
@@ -282,8 +321,8 @@ pub(crate) struct StageData {
 
 impl StageData {
     /// Opens the data of every task.
-    pub(crate) fn open(stage: &crate::recipe::Stage) -> Result<Self> {
-        let open = |data: &DataConfig| Ok((data.clone(), data.open()?));
+    pub(crate) fn open(stage: &Stage, watch: (&Console, &Stop)) -> Result<Self> {
+        let open = |data: &DataConfig| Ok((data.clone(), data.open(watch)?));
         let tasks = stage.tasks.iter().map(|task| {
             if task.data.is_empty() {
                 bail!("task `{}` of stage `{}` has no `data`", task.name, stage.name);

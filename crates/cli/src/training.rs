@@ -20,6 +20,7 @@ use conjoin_train::{Ended, Trainer, interpolate, latest_state};
 use crate::{
     card::{self, CARD_FILE, DATA_FACT, FIGURES_FACT, Making, RECIPE_FILE},
     console::Console,
+    machine,
     measures::{Figures, Measures},
     observer::Watcher,
     pipeline,
@@ -70,7 +71,7 @@ pub(crate) fn train(
     for (i, stage) in recipe.stages.iter().enumerate() {
         let whole = Whole { recipe, stage, last: i + 1 == recipe.stages.len(), console, stop };
         let run = run_folder(recipe, folders.run, &stage.name);
-        let data = StageData::open(stage)?;
+        let data = StageData::open(stage, (console, stop))?;
         data.rejects().iter().for_each(|told| console.warn(&format!("{}: {told}", stage.name)));
         let deciding = (recipe.up_to(i).hash()?, data.fingerprints(), &key);
         key = hash_bytes(&serde_json::to_vec(&deciding)?);
@@ -205,13 +206,15 @@ impl Whole<'_> {
             image: image_rules,
             augment: &stage.augment,
             token_dropout: stage.token_dropout,
+            patch_dropout: stage.patch_dropout_of(&image.spec())?,
         };
         let sources = data.sources(&preparation)?;
         let weighted = data.weighted(&sources);
         let measures = Measures::prepare(&recipe.measures, tokenizer, &contract)?;
+        machine::reset_peak_memory();
         let mut watcher = Watcher::new(console, (&stage.name, stage.steps), &measures);
         let start = (!stage.interpolate.is_empty()).then(|| (weights(text), weights(image)));
-        let config = stage.train_config();
+        let config = stage.train_config_on(&weighted);
         let mut trainer = if latest_state(run)?.is_some() {
             let resumed = Trainer::resume(config, text, image, &weighted, run);
             let trainer = resumed.with_context(|| {

@@ -8,7 +8,7 @@ use std::sync::{
 /// Receives the progress of long work. Libraries never print; the binary implements this.
 pub trait Progress: Send + Sync {
     /// `done` of `total` (if known) units of `stage` are finished. Rate and time left are derived by
-    /// the receiver. `note` is a short live figure (`loss 2.31`), or empty.
+    /// the receiver. `note` is a short live figure (`loss 2.31`), two lines of them, or empty.
     fn update(&self, stage: &str, done: u64, total: Option<u64>, note: &str);
 
     /// A stage has ended; `summary` is a short sentence.

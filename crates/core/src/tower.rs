@@ -38,6 +38,13 @@ pub trait Tower: Send + Sync {
 
     /// The parameters, writable.
     fn parameters_mut(&mut self) -> &mut [Parameter];
+
+    /// From now on keeps of a recorded pass only what goes into each layer, and computes the layer once
+    /// more on the way back: memory for time, the same gradients. Gives whether the tower can do as told;
+    /// one that has nothing to compute twice cannot be told to.
+    fn checkpoint_layers(&mut self, on: bool) -> bool {
+        !on
+    }
 }
 
 /// Why a tower could not embed an input.
@@ -53,6 +60,16 @@ pub enum TowerError {
         found: String,
         /// The size expected.
         expected: String,
+    },
+    /// A picture keeps patches that the tower has not.
+    #[error(
+        "input {index} keeps some of its patches, this tower takes rising numbers of {n_patches} patches"
+    )]
+    Patches {
+        /// Position in the batch.
+        index: usize,
+        /// Number of patches that can be left out one by one; 0 where none can.
+        n_patches: usize,
     },
     /// A type of tokens that the tower has not.
     #[error("input {index} has a token of type {id}, the tower has {types} types")]

@@ -425,3 +425,86 @@ pub enum TextRowErrorKind {
     #[error("the file was changed since it was opened; start again with the file as it is now")]
     Changed,
 }
+
+/// Why shards could not be streamed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot stream shards `{}`", path.display())]
+pub struct ShardsError {
+    /// The pattern, or the shard.
+    pub path: PathBuf,
+    /// What is wrong.
+    #[source]
+    pub kind: ShardsErrorKind,
+}
+
+/// What is wrong with shards.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShardsErrorKind {
+    /// The system refused; the error names the file.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Braces that are none of ours.
+    #[error("`{found}` is no range like {{00000..41455}} and no list like {{a,b}}")]
+    Braces {
+        /// From the brace on.
+        found: String,
+    },
+    /// More shards than anyone has.
+    #[error("it stands for more than {limit} shards")]
+    TooManyShards {
+        /// The most there may be.
+        limit: usize,
+    },
+    /// Nothing fits the pattern.
+    #[error("there is no shard")]
+    NoShards,
+    /// Not all are there.
+    #[error("{} of {n} shards are missing: {}", missing.len(), first_of(missing))]
+    Missing {
+        /// Those that are not there.
+        missing: Vec<PathBuf>,
+        /// How many there should be.
+        n: usize,
+    },
+    /// Nothing can be skipped in a compressed shard.
+    #[error("`{}` is compressed; shards are streamed as plain .tar", path.display())]
+    Compressed {
+        /// The first of them.
+        path: PathBuf,
+    },
+    /// A setting is out of its range.
+    #[error("`{key}` is {found}, expected 1 or more, up to 2^32")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+    },
+    /// A file with counts is not what it should be.
+    #[error("`{}` does not say how many samples shards have", path.display())]
+    Counts {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A stop was requested.
+    #[error("counting their samples was stopped")]
+    Interrupted(#[from] Interrupted),
+    /// All shards are empty.
+    #[error("there is no sample in {n_shards} shards")]
+    NoSamples {
+        /// How many there are.
+        n_shards: usize,
+    },
+}
+
+/// Names that are told of many.
+const MAX_NAMED: usize = 8;
+
+fn first_of(paths: &[PathBuf]) -> String {
+    let more = if paths.len() > MAX_NAMED { ", …" } else { "" };
+    named(&paths[..paths.len().min(MAX_NAMED)]) + more
+}

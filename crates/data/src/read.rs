@@ -7,12 +7,12 @@
 mod csv;
 mod detect;
 mod folder;
-mod json;
+pub(crate) mod json;
 mod jsonl;
-mod lines;
+pub(crate) mod lines;
 mod parquet;
 pub(crate) mod table;
-mod tar;
+pub(crate) mod tar;
 
 use std::{ops::ControlFlow, path::Path, sync::Arc};
 

@@ -257,6 +257,12 @@ pub enum Reason {
         /// The item's id, shortened.
         item: String,
     },
+    /// A shard has fewer samples than a file beside it says.
+    #[error("the shard ends before this sample, though it should have {n}")]
+    MissingSample {
+        /// Samples that it should have.
+        n: u32,
+    },
     /// The item is in `val` while its group is also in `train`.
     #[error("group `{group}` is in train and in val")]
     Straddling {
@@ -290,6 +296,7 @@ impl Reason {
             Self::TooFewNegatives { .. } => "too_few_negatives",
             Self::TooFewScores { .. } => "too_few_scores",
             Self::UnknownItem { .. } => "unknown_item",
+            Self::MissingSample { .. } => "missing_sample",
             Self::Straddling { .. } => "straddling_group",
         }
     }

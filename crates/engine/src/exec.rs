@@ -1,12 +1,17 @@
 //! Where operations run: the parameters they read, the memory they use, the tape they may write.
 
-use std::{borrow::Cow, cell::RefCell, ops::Range, sync::Arc};
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+    ops::Range,
+    sync::Arc,
+};
 
 use conjoin_core::{Parameter, Values};
 
 use crate::{
     gemm::{PackedMatrix, Precision},
-    tape::{Backward, Tape},
+    tape::{Backward, NodeId, Tape},
     tensor::{Buffer, Pool, Tensor},
     workspace::{Side, Trial, Workspace},
 };
@@ -23,26 +28,50 @@ pub struct ParamId(pub usize);
 pub struct Exec<'p> {
     parameters: &'p [Parameter],
     workspace: &'p Workspace,
-    tape: Option<RefCell<Tape>>,
+    memory: Memory,
+}
+
+/// What a pass remembers.
+#[derive(Debug)]
+enum Memory {
+    /// Nothing: it is for inference.
+    Nothing,
+    /// Nothing but whether there would have been something: the pass is recorded later, on the way back.
+    Rehearsal(Cell<bool>),
+    /// All that its backward needs.
+    Tape(RefCell<Tape>),
 }
 
 impl<'p> Exec<'p> {
     /// A pass that keeps nothing.
     #[must_use]
     pub fn inferring(parameters: &'p [Parameter], workspace: &'p Workspace) -> Self {
-        Self { parameters, workspace, tape: None }
+        Self { parameters, workspace, memory: Memory::Nothing }
     }
 
     /// A pass that records what its backward needs.
     #[must_use]
     pub fn recording(parameters: &'p [Parameter], workspace: &'p Workspace) -> Self {
-        Self { parameters, workspace, tape: Some(RefCell::default()) }
+        Self { parameters, workspace, memory: Memory::Tape(RefCell::default()) }
+    }
+
+    /// A pass that computes as a recording one does and keeps nothing.
+    pub(crate) fn rehearsing(&self) -> Self {
+        Self { memory: Memory::Rehearsal(Cell::new(false)), ..*self }
+    }
+
+    /// Whether a rehearsal met anything that gives something back.
+    pub(crate) fn would_have_recorded(self) -> bool {
+        matches!(self.memory, Memory::Rehearsal(met) if met.get())
     }
 
     /// Ends the pass and gives the tape; empty when nothing was recorded.
     #[must_use]
     pub fn into_tape(self) -> Tape {
-        self.tape.map(RefCell::into_inner).unwrap_or_default()
+        match self.memory {
+            Memory::Tape(tape) => tape.into_inner(),
+            Memory::Nothing | Memory::Rehearsal(_) => Tape::default(),
+        }
     }
 
     /// The memory of this pass.
@@ -51,10 +80,15 @@ impl<'p> Exec<'p> {
         self.workspace.pool()
     }
 
-    /// Whether the pass writes a tape.
+    /// Whether the pass is one of training: it writes a tape, or is written to one on the way back.
     #[must_use]
     pub fn is_recording(&self) -> bool {
-        self.tape.is_some()
+        !matches!(self.memory, Memory::Nothing)
+    }
+
+    /// Whether parts of the pass are recorded on the way back only.
+    pub(crate) fn checkpoints(&self) -> bool {
+        matches!(self.memory, Memory::Tape(_)) && self.workspace.checkpoints()
     }
 
     /// The numbers of a parameter, in whatever form they are.
@@ -94,15 +128,32 @@ impl<'p> Exec<'p> {
         self.workspace.trial()
     }
 
+    /// A place on the tape for the gradient of a tensor that comes from elsewhere.
+    pub(crate) fn input(&self) -> Option<NodeId> {
+        match &self.memory {
+            Memory::Tape(tape) => Some(tape.borrow_mut().input()),
+            Memory::Nothing | Memory::Rehearsal(_) => None,
+        }
+    }
+
     pub(crate) fn take(&self, len: usize) -> Buffer {
         self.pool().take(len)
     }
 
     /// Whether an operation on these inputs and parameters has anything to give back.
     pub(crate) fn records(&self, inputs: &[&Tensor], parameters: &[ParamId]) -> bool {
-        self.tape.is_some()
-            && (inputs.iter().any(|x| x.node().is_some())
-                || parameters.iter().any(|p| !self.parameters[p.0].frozen))
+        let gives = || {
+            inputs.iter().any(|x| x.node().is_some())
+                || parameters.iter().any(|p| !self.parameters[p.0].frozen)
+        };
+        match &self.memory {
+            Memory::Nothing => false,
+            Memory::Rehearsal(met) => {
+                met.set(met.get() || gives());
+                false
+            }
+            Memory::Tape(_) => gives(),
+        }
     }
 
     /// Makes the output of an operation and, if `backward` is some, records it.
@@ -118,9 +169,9 @@ impl<'p> Exec<'p> {
 
     /// Puts a finished tensor on the tape.
     pub(crate) fn record(&self, y: Tensor, backward: Option<Box<dyn Backward>>) -> Tensor {
-        let node = match (&self.tape, backward) {
-            (Some(tape), Some(backward)) => Some(tape.borrow_mut().push(backward)),
-            (None, _) | (_, None) => None,
+        let node = match (&self.memory, backward) {
+            (Memory::Tape(tape), Some(backward)) => Some(tape.borrow_mut().push(backward)),
+            (Memory::Nothing | Memory::Rehearsal(_), _) | (_, None) => None,
         };
         y.with_node(node)
     }

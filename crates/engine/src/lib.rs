@@ -29,6 +29,7 @@ pub use ops::{
     embedding::{TokenBatch, TokenTables},
     linear::{Before, Bias, LinearParams, Onto, RowNorm},
     rotary::{Pairing, RotaryTable},
+    tokens::ImagePlaces,
 };
 pub use simd::vectorize;
 pub use tape::Tape;

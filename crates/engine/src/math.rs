@@ -63,13 +63,8 @@ impl Activation {
                 simd.sub_f32s(simd.add_f32s(s, s), simd.splat_f32s(1.0))
             }
             Self::Silu => simd.mul_f32s(z, sigmoid_of(simd, z)),
-            Self::Gelu => simd.mul_f32s(z, normal_cdf_of(simd, z)),
-            Self::GeluTanh => {
-                let cubic = simd.mul_f32s(simd.mul_f32s(z, z), simd.splat_f32s(CUBIC));
-                let u = simd.mul_add_e_f32s(cubic, z, z);
-                let u = simd.mul_f32s(u, simd.splat_f32s(2.0 * SQRT_2_OVER_PI));
-                simd.mul_f32s(z, sigmoid_of(simd, u))
-            }
+            Self::Gelu => simd.mul_f32s(z, normal_cdf_of(simd, z).0),
+            Self::GeluTanh => simd.mul_f32s(z, gelu_tanh_gate_of(simd, z)),
             Self::QuickGelu => {
                 simd.mul_f32s(z, sigmoid_of(simd, simd.mul_f32s(z, simd.splat_f32s(1.702))))
             }
@@ -78,39 +73,69 @@ impl Activation {
 
     /// Multiplies `gradient` by the derivative at `kept`: the outputs where
     /// [`Activation::derivative_from_output`], else the inputs.
-    #[inline(always)]
     pub(crate) fn scale_gradient(self, gradient: &mut [f32], kept: &[f32]) {
+        if self != Self::Identity {
+            Arch::new().dispatch(ScaleGradient { activation: self, gradient, kept });
+        }
+    }
+
+    /// The derivative at the values of a vector, as [`Activation::scale_gradient`] takes them.
+    #[inline(always)]
+    pub(crate) fn derivative_of<S: Simd>(self, simd: S, kept: S::f32s) -> S::f32s {
+        let (zero, one) = (simd.splat_f32s(0.0), simd.splat_f32s(1.0));
+        // `s + z u' s (1 − s)` of `z σ(u)`
+        let of_gate = |s: S::f32s, slope: S::f32s| {
+            let bent = simd.mul_f32s(simd.mul_f32s(kept, slope), simd.sub_f32s(one, s));
+            simd.mul_add_e_f32s(bent, s, s)
+        };
         match self {
-            Self::Identity => {}
-            Self::Relu6 => scale(gradient, kept, |y| if y > 0.0 && y < 6.0 { 1.0 } else { 0.0 }),
-            Self::Relu => scale(gradient, kept, |y| if y > 0.0 { 1.0 } else { 0.0 }),
-            Self::Tanh => scale(gradient, kept, |y| 1.0 - y * y),
-            Self::Silu => scale(gradient, kept, silu_derivative),
-            Self::Gelu => scale(gradient, kept, gelu_derivative),
-            Self::GeluTanh => scale(gradient, kept, gelu_tanh_derivative),
-            Self::QuickGelu => scale(gradient, kept, quick_gelu_derivative),
+            Self::Identity => one,
+            Self::Relu6 => {
+                let above = simd.select_f32s(simd.greater_than_f32s(kept, zero), one, zero);
+                simd.select_f32s(simd.less_than_f32s(kept, simd.splat_f32s(6.0)), above, zero)
+            }
+            Self::Relu => simd.select_f32s(simd.greater_than_f32s(kept, zero), one, zero),
+            Self::Tanh => simd.sub_f32s(one, simd.mul_f32s(kept, kept)),
+            Self::Silu => of_gate(sigmoid_of(simd, kept), one),
+            Self::Gelu => {
+                let (cdf, density) = normal_cdf_of(simd, kept);
+                let density = simd.mul_f32s(density, simd.splat_f32s(INV_SQRT_TAU));
+                simd.mul_add_e_f32s(kept, density, cdf)
+            }
+            Self::GeluTanh => {
+                let square = simd.mul_f32s(kept, kept);
+                let bend = simd.mul_add_e_f32s(square, simd.splat_f32s(3.0 * CUBIC), one);
+                let slope = simd.mul_f32s(bend, simd.splat_f32s(2.0 * SQRT_2_OVER_PI));
+                of_gate(gelu_tanh_gate_of(simd, kept), slope)
+            }
+            Self::QuickGelu => {
+                let slope = simd.splat_f32s(1.702);
+                of_gate(sigmoid_of(simd, simd.mul_f32s(kept, slope)), slope)
+            }
         }
     }
 }
 
-/// `g · f'(kept)`, a loop so that it is compiled with the caller's vectors.
-#[inline(always)]
-fn scale(gradient: &mut [f32], kept: &[f32], derivative: impl Fn(f32) -> f32) {
-    for (g, kept) in gradient.iter_mut().zip(kept) {
-        *g *= derivative(*kept);
+struct ScaleGradient<'a> {
+    activation: Activation,
+    gradient: &'a mut [f32],
+    kept: &'a [f32],
+}
+
+impl WithSimd for ScaleGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (whole, rest) = S::as_mut_simd_f32s(self.gradient);
+        let (kept, rest_kept) = S::as_simd_f32s(self.kept);
+        for (g, kept) in whole.iter_mut().zip(kept) {
+            *g = simd.mul_f32s(*g, self.activation.derivative_of(simd, *kept));
+        }
+        let last = self.activation.derivative_of(simd, simd.partial_load_f32s(rest_kept));
+        let last = simd.mul_f32s(simd.partial_load_f32s(rest), last);
+        simd.partial_store_f32s(rest, last);
     }
-}
-
-#[inline(always)]
-fn silu_derivative(z: f32) -> f32 {
-    let s = sigmoid(z);
-    s + z * s * (1.0 - s)
-}
-
-#[inline(always)]
-fn quick_gelu_derivative(z: f32) -> f32 {
-    let s = sigmoid(1.702 * z);
-    s + 1.702 * z * s * (1.0 - s)
 }
 
 struct Apply<'a> {
@@ -159,8 +184,11 @@ fn sigmoid_of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.div_f32s(one, simd.add_f32s(one, exp_of(simd, simd.neg_f32s(x))))
 }
 
+/// The normal distribution function Φ, absolute error below 2e-7, and `e^(−x²/2)`.
+///
+/// Source: Abramowitz & Stegun 7.1.26 for erf.
 #[inline(always)]
-fn normal_cdf_of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+fn normal_cdf_of<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     let splat = |x: f32| simd.splat_f32s(x);
     let z = simd.mul_f32s(simd.abs_f32s(x), splat(FRAC_1_SQRT_2));
     let t = simd.div_f32s(splat(1.0), simd.mul_add_e_f32s(z, splat(0.327_591_1), splat(1.0)));
@@ -172,8 +200,20 @@ fn normal_cdf_of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let density = exp_of(simd, simd.mul_f32s(simd.neg_f32s(z), z));
     let tail = simd.mul_f32s(simd.mul_f32s(p, half_t), density);
     let upper = simd.sub_f32s(splat(1.0), tail);
-    simd.select_f32s(simd.greater_than_f32s(x, splat(0.0)), upper, tail)
+    (simd.select_f32s(simd.greater_than_f32s(x, splat(0.0)), upper, tail), density)
 }
+
+/// `(1 + tanh u) / 2 = σ(2u)` with `u = √(2/π) (z + 0.044715 z³)`
+#[inline(always)]
+fn gelu_tanh_gate_of<S: Simd>(simd: S, z: S::f32s) -> S::f32s {
+    let cubic = simd.mul_f32s(simd.mul_f32s(z, z), simd.splat_f32s(CUBIC));
+    let u = simd.mul_add_e_f32s(cubic, z, z);
+    sigmoid_of(simd, simd.mul_f32s(u, simd.splat_f32s(2.0 * SQRT_2_OVER_PI)))
+}
+
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+const INV_SQRT_TAU: f32 = 0.398_942_3;
+const CUBIC: f32 = 0.044_715;
 
 /// 1.5 · 2²³: adding it rounds to an integer in the low bits.
 pub(crate) const SHIFT: f32 = 12_582_912.0;
@@ -223,48 +263,6 @@ pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
     let two_to_n = simd.add_u32s(exponent, simd.splat_u32s(0x3f80_0000));
     simd.mul_f32s(p, simd.transmute_f32s_u32s(two_to_n))
-}
-
-/// `1 / (1 + e^-x)`
-#[inline(always)]
-pub(crate) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
-/// The normal distribution function Φ, absolute error below 2e-7.
-///
-/// Source: Abramowitz & Stegun 7.1.26 for erf.
-#[inline(always)]
-fn normal_cdf(x: f32) -> f32 {
-    let z = x.abs() * FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * z);
-    let mut p = 1.061_405_4_f32;
-    for c in [-1.453_152_1, 1.421_413_8, -0.284_496_74, 0.254_829_6] {
-        p = p * t + c;
-    }
-    let tail = 0.5 * p * t * exp(-z * z);
-    if x > 0.0 { 1.0 - tail } else { tail }
-}
-
-#[inline(always)]
-fn gelu_derivative(z: f32) -> f32 {
-    const INV_SQRT_TAU: f32 = 0.398_942_3;
-    normal_cdf(z) + z * INV_SQRT_TAU * exp(-0.5 * z * z)
-}
-
-const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-const CUBIC: f32 = 0.044_715;
-
-/// `(1 + tanh u) / 2 = σ(2u)` with `u = √(2/π) (z + 0.044715 z³)`
-#[inline(always)]
-fn gelu_tanh_gate(z: f32) -> f32 {
-    sigmoid(2.0 * SQRT_2_OVER_PI * (z + CUBIC * z * z * z))
-}
-
-#[inline(always)]
-fn gelu_tanh_derivative(z: f32) -> f32 {
-    let gate = gelu_tanh_gate(z);
-    gate + z * gate * (1.0 - gate) * 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * z * z)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{borrow::Cow, sync::Arc};
 use conjoin_core::{Gradients, Parameter, Values};
 
 use crate::{
-    exec::ParamId,
+    exec::{Exec, ParamId},
     gemm::{PackedMatrix, Precision},
     simd,
     tensor::{Buffer, Pool, Tensor},
@@ -60,21 +60,40 @@ impl Tape {
         into: &mut Gradients,
     ) {
         assert_eq!(dy.len(), y.values().len(), "a gradient of the size of its tensor");
-        let Some(NodeId(last)) = y.node() else { return };
-        let mut cx = BackwardPass {
-            waiting: (0..self.nodes.len()).map(|_| None).collect(),
-            parameters,
-            gradients: into,
-            workspace,
-        };
+        let Some(last) = y.node() else { return };
         let mut seed = workspace.pool().take(dy.len());
         seed.as_mut().copy_from_slice(dy);
-        cx.waiting[last] = Some(seed);
+        let mut cx = BackwardPass { waiting: Vec::new(), parameters, gradients: into, workspace };
+        self.walk(last, seed, &mut cx);
+    }
+
+    /// Goes from `dy` of a node to all before it. What is given to the nodes' inputs that are no nodes'
+    /// outputs ([`Tape::input`]) is left waiting.
+    fn walk(self, last: NodeId, dy: Buffer, cx: &mut BackwardPass<'_>) {
+        cx.waiting = (0..self.nodes.len()).map(|_| None).collect();
+        cx.waiting[last.0] = Some(dy);
         for (idx, node) in self.nodes.into_iter().enumerate().rev() {
             if let Some(dy) = cx.waiting[idx].take() {
-                node.backward(&mut cx, dy);
+                node.backward(cx, dy);
             }
         }
+    }
+
+    /// A place for the gradient of a tensor that comes from elsewhere.
+    pub(crate) fn input(&mut self) -> NodeId {
+        let id = NodeId(self.nodes.len());
+        self.push(Box::new(Input { id }))
+    }
+}
+
+/// Keeps the gradient it is given.
+struct Input {
+    id: NodeId,
+}
+
+impl Backward for Input {
+    fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, dy: Buffer) {
+        cx.give(self.id, dy);
     }
 }
 
@@ -89,6 +108,30 @@ pub(crate) struct BackwardPass<'a> {
 impl<'a> BackwardPass<'a> {
     pub(crate) fn pool(&self) -> &'a Pool {
         self.workspace.pool()
+    }
+
+    /// The way back through a part of the pass, recorded only now: `pass` makes it from `x` once more.
+    /// Gives `dL/dx` where `x` has a place on the tape.
+    pub(crate) fn through(
+        &mut self,
+        x: &Tensor,
+        dy: Buffer,
+        pass: impl FnOnce(&Exec<'a>, &Tensor) -> Tensor,
+    ) -> Option<Buffer> {
+        let exec = Exec::recording(self.parameters, self.workspace);
+        let input = x.node().and_then(|_| exec.input());
+        let y = pass(&exec, &x.clone().with_node(input));
+        assert_eq!(dy.as_ref().len(), y.values().len(), "the same pass again");
+        let last = y.node()?;
+        let mut cx = BackwardPass {
+            waiting: Vec::new(),
+            parameters: self.parameters,
+            gradients: &mut *self.gradients,
+            workspace: self.workspace,
+        };
+        drop(y);
+        exec.into_tape().walk(last, dy, &mut cx);
+        input.and_then(|input| cx.waiting[input.0].take())
     }
 
     /// The precision of the gradients of a weight.

@@ -12,15 +12,37 @@ use crate::{aligned::Aligned, tape::NodeId};
 
 /// Memory that was used and can be used again. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Pool(Arc<Mutex<BTreeMap<usize, Vec<Aligned>>>>);
+pub struct Pool(Arc<Mutex<Store>>);
+
+#[derive(Debug, Default)]
+struct Store {
+    /// Buffers that nobody holds, by their number of values.
+    free: BTreeMap<usize, Vec<Aligned>>,
+    /// Values of all buffers that somebody holds.
+    lent: usize,
+    /// The most there have ever been.
+    most_lent: usize,
+}
 
 impl Pool {
     /// A buffer of `len` values; what they are is not defined.
     pub(crate) fn take(&self, len: usize) -> Buffer {
         let class = size_class(len);
-        let reused = self.lock().get_mut(&class).and_then(Vec::pop);
+        let reused = self.lock().lend(class);
         let values = reused.unwrap_or_else(|| Aligned::zeros(class));
         Buffer { values, len, pool: self.clone() }
+    }
+
+    /// Bytes that tensors, tapes and packed weights hold now.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.lock().lent * size_of::<f32>()
+    }
+
+    /// The most that [`Pool::held_bytes`] has been.
+    #[must_use]
+    pub fn most_held_bytes(&self) -> usize {
+        self.lock().most_lent * size_of::<f32>()
     }
 
     /// A buffer of `len` zeros.
@@ -42,8 +64,22 @@ impl Pool {
         Tensor::new(rows, cols, buffer, None)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<Aligned>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Store> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    /// Counts a buffer of a size class as lent, and gives one if there is one.
+    fn lend(&mut self, class: usize) -> Option<Aligned> {
+        self.lent += class;
+        self.most_lent = self.most_lent.max(self.lent);
+        self.free.get_mut(&class).and_then(Vec::pop)
+    }
+
+    fn take_back(&mut self, values: Aligned) {
+        self.lent -= values.len();
+        self.free.entry(values.len()).or_default().push(values);
     }
 }
 
@@ -87,7 +123,7 @@ impl AsMut<[f32]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let values = std::mem::take(&mut self.values);
-        self.pool.lock().entry(values.len()).or_default().push(values);
+        self.pool.lock().take_back(values);
     }
 }
 

@@ -37,6 +37,7 @@ pub struct Workspace {
     exceptions: BTreeMap<ParamId, Precision>,
     packed: Mutex<PackedWeights>,
     trial: Option<Trial>,
+    checkpoints: bool,
 }
 
 /// Another precision that products are also computed in, and how far they are from those that are used.
@@ -116,6 +117,18 @@ impl Workspace {
     #[must_use]
     pub fn precision_of(&self, weight: ParamId) -> Precision {
         self.exceptions.get(&weight).copied().unwrap_or(self.precision)
+    }
+
+    /// Records from now on, of each part that [`crate::Exec::checkpointed`] marks, its input alone. It costs
+    /// the part's forward once more on the way back and changes no number.
+    pub fn set_checkpoints(&mut self, on: bool) {
+        self.checkpoints = on;
+    }
+
+    /// Whether marked parts keep their input alone.
+    #[must_use]
+    pub fn checkpoints(&self) -> bool {
+        self.checkpoints
     }
 
     /// Forgets the packed weights. To be called before parameters change.

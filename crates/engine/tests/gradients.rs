@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use conjoin_core::{Gradients, Parameter, Seed};
 use conjoin_engine::{
-    Activation, AttentionSpec, Before, Bias, DistanceBias, Exec, ImageShape, LinearParams, Mask,
-    Onto, Pairing, ParamId, RotaryTable, RowNorm, Tensor, TokenBatch, TokenTables, Workspace,
+    Activation, AttentionSpec, Before, Bias, DistanceBias, Exec, ImagePlaces, ImageShape,
+    LinearParams, Mask, Onto, Pairing, ParamId, RotaryTable, RowNorm, Tensor, TokenBatch,
+    TokenTables, Workspace,
 };
 use rand::Rng;
 
@@ -307,6 +308,11 @@ fn grad_linear_onto_a_residual() {
         (Before::Norm(norm), None, n),
         (Before::Norm(norm), Some(ParamId(5)), n),
         (Before::Gate(Activation::Silu), Some(ParamId(5)), n / 2),
+        (Before::Gate(Activation::Gelu), None, n / 2),
+        (Before::Activation(Activation::Gelu), None, n),
+        (Before::Activation(Activation::GeluTanh), Some(ParamId(5)), n),
+        (Before::Activation(Activation::QuickGelu), None, n),
+        (Before::Activation(Activation::Tanh), None, n),
     ] {
         let values =
             [m * n, n * k, n, n, n, n].into_iter().zip(1..).map(|(len, seed)| random(len, seed));
@@ -334,6 +340,7 @@ fn plain_before(before: Before, row: &[f64], p: &[Vec<f64>]) -> Vec<f64> {
             let r = 1.0 / (variance + f64::from(norm.eps)).sqrt();
             (0..n).map(|i| (row[i] - mean) * r * p[3][i] + p[4][i]).collect()
         }
+        Before::Activation(act) => row.iter().map(|x| activate(act, *x)).collect(),
         Before::Gate(act) => (0..n / 2).map(|i| activate(act, row[i]) * row[n / 2 + i]).collect(),
     }
 }
@@ -437,6 +444,8 @@ enum Added {
     Buckets,
     /// Not to the scores: queries and keys are turned.
     Rotary(Pairing),
+    /// The same, to places that tokens are told.
+    RotaryAt(Pairing),
 }
 
 /// The angle of a pair of channels at a position.
@@ -498,7 +507,14 @@ fn grad_attention_turned_to_positions() {
         for (mask, reach) in [(Mask::Bidirectional, None), (Mask::Causal, Some(3))] {
             check_attention(&[0, 2, 9], (2, 6), (mask, reach, None), Added::Rotary(pairing));
         }
+        let rule = (Mask::Bidirectional, None, None);
+        check_attention(&[0, 2, 9], (2, 6), rule, Added::RotaryAt(pairing));
     }
+}
+
+/// A place for each of some tokens, in no order.
+fn places(tokens: usize) -> Arc<[usize]> {
+    (0..tokens).map(|i| (7 * i + 2) % tokens).collect()
 }
 
 /// Tokens behind the visible ones look at those before; some see nothing at all through their window.
@@ -523,7 +539,7 @@ fn check_attention(
     let (tokens, d) = (offsets[offsets.len() - 1], heads * c);
     let slope = |head: usize| 0.5 / (head + 1) as f32;
     let bias = match added {
-        Added::Nothing | Added::Rotary(_) => None,
+        Added::Nothing | Added::Rotary(_) | Added::RotaryAt(_) => None,
         Added::Alibi => Some(DistanceBias::Alibi((0..heads).map(slope).collect())),
         Added::Buckets => {
             let n = 50;
@@ -537,7 +553,7 @@ fn check_attention(
         for (sequence, s) in offsets.windows(2).enumerate() {
             for head in 0..heads {
                 let add = |i: usize, j: usize| match added {
-                    Added::Nothing | Added::Rotary(_) => 0.0,
+                    Added::Nothing | Added::Rotary(_) | Added::RotaryAt(_) => 0.0,
                     Added::Alibi => -f64::from(slope(head)) * i.abs_diff(j) as f64,
                     Added::Buckets => p[1][bucket(i, j) * heads + head],
                 };
@@ -547,7 +563,14 @@ fn check_attention(
                     let at = |x| qkv[(s[0] + token) * 3 * d + block * d + head * c + x];
                     match added {
                         Added::Rotary(pairing) if block < 2 => turned(pairing, c, (token, x), at),
-                        Added::Nothing | Added::Alibi | Added::Buckets | Added::Rotary(_) => at(x),
+                        Added::RotaryAt(pairing) if block < 2 => {
+                            turned(pairing, c, (places(tokens)[s[0] + token], x), at)
+                        }
+                        Added::Nothing
+                        | Added::Alibi
+                        | Added::Buckets
+                        | Added::Rotary(_)
+                        | Added::RotaryAt(_) => at(x),
                     }
                 });
                 for (i, v) in value.iter().enumerate() {
@@ -558,12 +581,14 @@ fn check_attention(
         out
     };
     let rotary = match added {
-        Added::Rotary(pairing) => {
+        Added::Rotary(pairing) | Added::RotaryAt(pairing) => {
             Some(Arc::new(RotaryTable::sequence(tokens, c / 2, 100.0, pairing)))
         }
         Added::Nothing | Added::Alibi | Added::Buckets => None,
     };
-    let spec = AttentionSpec { heads, mask, reach, bias, rotary, visible: visible.clone() };
+    let places = matches!(added, Added::RotaryAt(_)).then(|| places(tokens));
+    let visible = visible.clone();
+    let spec = AttentionSpec { heads, mask, reach, bias, rotary, visible, places };
     let mut values = vec![random(tokens * 3 * d, 1)];
     if added == Added::Buckets {
         values.push(random(3 * heads, 2));
@@ -613,29 +638,35 @@ fn grad_embed_tokens() {
 
 #[test]
 fn grad_image_tokens() {
-    let (b, p, d) = (2, 3, 4);
-    for before in [0, 1] {
-        let t = p + before;
-        let class = (before == 1).then_some(ParamId(2));
-        check(
-            vec![random(b * p * d, 1), random(t * d, 3), random(d, 2)],
-            (b * p, d),
-            &|v| {
-                let x = transpose(&v[0], d);
-                let rows = (0..b).flat_map(|image| (0..t).map(move |token| (image, token)));
-                rows.flat_map(|(i, token)| (0..d).map(move |j| (i, token, j)))
-                    .map(|(image, token, j)| {
-                        let value = if token < before {
-                            v[2][j]
-                        } else {
-                            x[(image * p + token - before) * d + j]
-                        };
-                        value + v[1][token * d + j]
-                    })
-                    .collect()
-            },
-            &|exec, x| exec.image_tokens(x, b, class, ParamId(1)),
-        );
+    let (n_places, d) = (4, 4);
+    // All patches of two images; some of them, not as many of each, and none of one.
+    for images in [vec![vec![0, 1, 2], vec![0, 1, 2]], vec![vec![2], vec![], vec![0, 2]]] {
+        let n: usize = images.iter().map(Vec::len).sum();
+        for before in [0, 1] {
+            let class = (before == 1).then_some(ParamId(2));
+            let places = ImagePlaces::new(images.clone(), before == 1);
+            check(
+                vec![random(n * d, 1), random(n_places * d, 3), random(d, 2)],
+                (n, d),
+                &|v| {
+                    let x = transpose(&v[0], d);
+                    let (mut rows, mut y) = (x.chunks_exact(d), Vec::new());
+                    let mut put = |row: &[f64], place: usize| {
+                        y.extend(row.iter().zip(&v[1][place * d..]).map(|(x, p)| x + p));
+                    };
+                    for patches in &images {
+                        if before == 1 {
+                            put(&v[2], 0);
+                        }
+                        for patch in patches {
+                            put(rows.next().unwrap(), patch + before);
+                        }
+                    }
+                    y
+                },
+                &|exec, x| exec.image_tokens(x, &places, class, ParamId(1)),
+            );
+        }
     }
 }
 

@@ -17,9 +17,9 @@ const CROP_TRIES: usize = 10;
 /// Weights of red, green and blue in the grey value (ITU-R BT.601).
 const GREY: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// Random changes of pictures for training.
+/// Random changes of pictures for training. What is left out does not happen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Augment {
     /// A random crop resized to the model's size, or none: then the contract's own resize.
     pub crop: Option<CropRange>,
@@ -43,6 +43,12 @@ pub struct CropRange {
     pub scale: [f32; 2],
     /// Smallest and largest ratio of width to height, above 0; drawn on a logarithmic scale.
     pub ratio: [f32; 2],
+}
+
+impl Default for Augment {
+    fn default() -> Self {
+        Self::none()
+    }
 }
 
 impl Augment {

@@ -11,6 +11,8 @@ pub struct Pixels {
     width: usize,
     height: usize,
     data: Vec<u8>,
+    /// Rising numbers of the patches that a tower sees; all where there are none.
+    kept: Option<Vec<u32>>,
 }
 
 impl Pixels {
@@ -26,7 +28,7 @@ impl Pixels {
         if expected != Some(data.len()) {
             return Err(ImageError::PixelCount { width, height, found: data.len() });
         }
-        Ok(Self { width, height, data })
+        Ok(Self { width, height, data, kept: None })
     }
 
     /// A picture of one colour.
@@ -36,7 +38,7 @@ impl Pixels {
     #[must_use]
     pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
         assert!(width > 0 && height > 0, "a picture has at least one pixel");
-        Self { width, height, data: colour.repeat(width * height) }
+        Self { width, height, data: colour.repeat(width * height), kept: None }
     }
 
     /// Width in pixels.
@@ -60,6 +62,19 @@ impl Pixels {
     /// The bytes, writable.
     pub fn data_mut(&mut self) -> &mut [u8] {
         &mut self.data
+    }
+
+    /// The same picture, of which a tower that cuts it into patches sees these alone. Patches are counted
+    /// from 0 along the rows; the numbers rise.
+    #[must_use]
+    pub fn with_patches(self, kept: Vec<u32>) -> Self {
+        Self { kept: Some(kept), ..self }
+    }
+
+    /// The patches that are seen, where some are left out.
+    #[must_use]
+    pub fn kept_patches(&self) -> Option<&[u32]> {
+        self.kept.as_deref()
     }
 
     /// Gives the bytes away.
@@ -93,7 +108,7 @@ impl Pixels {
         let columns = frame.left * 3..(frame.left + frame.width) * 3;
         let rows = frame.top..frame.top + frame.height;
         let data = rows.flat_map(|y| &self.row(y)[columns.clone()]).copied().collect();
-        Self { width: frame.width, height: frame.height, data }
+        Self { width: frame.width, height: frame.height, data, kept: None }
     }
 
     /// Mirrors left and right.

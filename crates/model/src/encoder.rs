@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use conjoin_engine::{
-    Activation, AttentionSpec, Before, Exec, LinearParams, Onto, ParamId, Pictures, RowNorm,
-    Tensor, TokenBatch, TokenTables,
+    Activation, AttentionSpec, Before, Exec, ImagePlaces, LinearParams, Onto, ParamId, Pictures,
+    RowNorm, Tensor, TokenBatch, TokenTables,
 };
 
 use crate::{
@@ -64,11 +64,27 @@ enum HeadStep {
     Norm(Norm, f32),
 }
 
-/// Where the sequences of a batch lie, and how many tokens of each, from its first, are looked at.
-#[derive(Clone, Copy)]
-struct Sight<'a> {
-    offsets: &'a Arc<[usize]>,
-    visible: Option<&'a Arc<[usize]>>,
+/// Where the sequences of a batch lie, how many tokens of each, from its first, are looked at, and at which
+/// places the tokens stand where some before them are left out.
+#[derive(Clone)]
+struct Sight {
+    offsets: Arc<[usize]>,
+    visible: Option<Arc<[usize]>>,
+    places: Option<Arc<[usize]>>,
+}
+
+impl Sight {
+    fn of_tokens(batch: &TokenBatch) -> Self {
+        Self { offsets: batch.offsets.clone(), visible: batch.visible.clone(), places: None }
+    }
+
+    /// The most tokens of a sequence, those left out included.
+    fn longest(&self) -> usize {
+        match &self.places {
+            None => self.offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0),
+            Some(places) => places.iter().max().map_or(0, |last| last + 1),
+        }
+    }
 }
 
 impl Encoder {
@@ -102,14 +118,13 @@ impl Encoder {
     /// # Shapes
     /// Result: `[b, e]`.
     pub(crate) fn embed_ids(
-        &self,
+        self: &Arc<Self>,
         exec: &Exec<'_>,
         batch: &TokenBatch,
         observe: Observe<'_>,
     ) -> Tensor {
         let x = self.token_embeddings(exec, batch);
-        let sight = Sight { offsets: &batch.offsets, visible: batch.visible.as_ref() };
-        self.embed(exec, x, (&Sequences::of_tokens(batch), sight), observe)
+        self.embed(exec, x, (&Sequences::of_tokens(batch), &Sight::of_tokens(batch)), observe)
     }
 
     /// One vector per kept token, for late interaction.
@@ -117,7 +132,7 @@ impl Encoder {
     /// # Shapes
     /// `kept`: `k` places in the batch, result: `[k, e]`.
     pub(crate) fn embed_each_token(
-        &self,
+        self: &Arc<Self>,
         exec: &Exec<'_>,
         batch: &TokenBatch,
         kept: &Arc<[usize]>,
@@ -134,7 +149,7 @@ impl Encoder {
     ///
     /// # Shapes
     /// Result: `[t, d]`.
-    pub(crate) fn token_states(&self, exec: &Exec<'_>, batch: &TokenBatch) -> Tensor {
+    pub(crate) fn token_states(self: &Arc<Self>, exec: &Exec<'_>, batch: &TokenBatch) -> Tensor {
         let x = self.read_ids(exec, batch, &mut Nobody);
         match (self.output_norm, self.spec.output_norm) {
             (Some(norm), OutputNorm::Tokens) => self.norm(exec, &x, norm),
@@ -161,47 +176,66 @@ impl Encoder {
         exec.embed_tokens(batch, tables, self.spec.width) // [t, d]
     }
 
-    fn read_ids(&self, exec: &Exec<'_>, batch: &TokenBatch, observe: Observe<'_>) -> Tensor {
+    fn read_ids(
+        self: &Arc<Self>,
+        exec: &Exec<'_>,
+        batch: &TokenBatch,
+        observe: Observe<'_>,
+    ) -> Tensor {
         let x = self.token_embeddings(exec, batch);
-        let sight = Sight { offsets: &batch.offsets, visible: batch.visible.as_ref() };
-        self.layers(exec, x, (&self.blocks, sight), observe)
+        self.layers(exec, x, (self.blocks.len(), &Sight::of_tokens(batch)), observe)
     }
 
+    /// One vector per picture. Patches that are not `kept` are left out before anything is computed of them.
+    ///
     /// # Shapes
-    /// `b` pictures of `[s, s, 3]` to `[b, e]`.
+    /// `b` pictures of `[s, s, 3]` to `[b, e]`; `kept`: patches of each picture, all where there is none.
     pub(crate) fn embed_pictures(
-        &self,
+        self: &Arc<Self>,
         exec: &Exec<'_>,
         pictures: &Pictures<'_>,
+        kept: &[Option<&[u32]>],
         observe: Observe<'_>,
     ) -> Tensor {
         let Stem::Patches { patch, class, positions, patch_size } = self.stem else {
             unreachable!("image towers are checked to embed patches")
         };
-        let windows = exec.patches(pictures, patch_size); // [b·p, patch²·3]
-        let n_pictures = pictures.shape().batch;
+        let mut windows = exec.patches(pictures, patch_size); // [b·p, patch²·3]
+        let n_patches = windows.rows() / pictures.shape().batch;
+        let of_picture = |kept: &Option<&[u32]>| match kept {
+            None => (0..n_patches).collect::<Vec<usize>>(),
+            Some(kept) => kept.iter().map(|patch| *patch as usize).collect(),
+        };
+        let patches: Vec<Vec<usize>> = kept.iter().map(of_picture).collect();
+        let all = kept.iter().all(Option::is_none);
+        if !all {
+            let rows = patches.iter().enumerate();
+            let rows = rows.flat_map(|(i, kept)| kept.iter().map(move |p| i * n_patches + p));
+            windows = exec.pick_rows(&windows, &rows.collect());
+        }
+        let places = ImagePlaces::new(patches, class.is_some());
         let patches = exec.linear(&windows, patch, Activation::Identity); // [b·p, d]
-        let x = exec.image_tokens(&patches, n_pictures, class, positions); // [b·t, d]
-        let per_image = x.rows() / n_pictures;
-        let sequences = Sequences::of_images(n_pictures, per_image, class.is_some());
-        let sight = Sight { offsets: sequences.offsets(), visible: None };
-        self.embed(exec, x, (&sequences, sight), observe)
+        let x = exec.image_tokens(&patches, &places, class, positions); // [t, d]
+        let sequences = Sequences::of_images(places.offsets(), class.is_some());
+        let at = (!all).then(|| places.places().clone());
+        let sight = Sight { offsets: places.offsets().clone(), visible: None, places: at };
+        self.embed(exec, x, (&sequences, &sight), observe)
     }
 
     /// All layers, the pooling and the head. Where the pooling picks a row of each sequence and nobody
     /// wants to see the others, the last layer computes those rows only.
     fn embed(
-        &self,
+        self: &Arc<Self>,
         exec: &Exec<'_>,
         x: Tensor,
-        (sequences, sight): (&Sequences, Sight<'_>),
+        (sequences, sight): (&Sequences, &Sight),
         observe: Observe<'_>,
     ) -> Tensor {
         let picked = self.pool.picked(sequences);
         let all = exec.is_recording() || observe.listens();
         match (picked.filter(|_| !all), self.blocks.split_last()) {
             (Some(rows), Some((last, before))) => {
-                let x = self.layers(exec, x, (before, sight), observe);
+                let x = self.layers(exec, x, (before.len(), sight), observe);
                 let mut x = self.last_layer(exec, last, (&x, &rows), sight); // [b, d]
                 if let Some(norm) = self.output_norm {
                     x = self.norm(exec, &x, norm);
@@ -209,25 +243,27 @@ impl Encoder {
                 self.apply_head(exec, x)
             }
             _ => {
-                let x = self.layers(exec, x, (&self.blocks, sight), observe);
+                let x = self.layers(exec, x, (self.blocks.len(), sight), observe);
                 self.finish(exec, &x, sequences, observe)
             }
         }
     }
 
+    /// The first `n` layers, each kept by its input alone where the workspace checkpoints.
     fn layers(
-        &self,
+        self: &Arc<Self>,
         exec: &Exec<'_>,
         mut x: Tensor,
-        (blocks, sight): (&[Block], Sight<'_>),
+        (n, sight): (usize, &Sight),
         observe: Observe<'_>,
     ) -> Tensor {
         if let Some(norm) = self.input_norm {
             x = self.norm(exec, &x, norm);
         }
         observe.tell("hidden.0", &x);
-        for (i, block) in blocks.iter().enumerate() {
-            x = self.layer(exec, block, &x, (i, sight));
+        for i in 0..n {
+            let (encoder, sight) = (self.clone(), sight.clone());
+            x = exec.checkpointed(&x, move |exec, x| encoder.layer(exec, x, (i, &sight)));
             observe.tell(&format!("hidden.{}", i + 1), &x);
         }
         x
@@ -258,9 +294,10 @@ impl Encoder {
         if self.spec.normalize { exec.normalize(&x) } else { x }
     }
 
-    fn layer(&self, exec: &Exec<'_>, b: &Block, x: &Tensor, at: (usize, Sight<'_>)) -> Tensor {
+    fn layer(&self, exec: &Exec<'_>, x: &Tensor, at: (usize, &Sight)) -> Tensor {
+        let b = &self.blocks[at.0];
         let qkv = exec.linear_behind(self.before_attention(b), x, b.qkv, IDENTITY); // [t, 3d]
-        let mixed = exec.attention(&qkv, at.1.offsets, self.attention_spec(at)); // [t, d]
+        let mixed = exec.attention(&qkv, &at.1.offsets, self.attention_spec(at)); // [t, d]
         self.behind_attention(exec, b, x, &mixed)
     }
 
@@ -280,7 +317,7 @@ impl Encoder {
         exec: &Exec<'_>,
         b: &Block,
         (x, rows): (&Tensor, &Arc<[usize]>),
-        sight: Sight<'_>,
+        sight: &Sight,
     ) -> Tensor {
         let d = self.spec.width;
         let before = self.before_attention(b);
@@ -288,17 +325,18 @@ impl Encoder {
         let q = exec.linear_part(before, &picked, b.qkv, 0..d);
         let kv = exec.linear_part(before, x, b.qkv, d..3 * d); // [t, 2d]
         let spec = self.attention_spec((self.blocks.len() - 1, sight));
-        let mixed = exec.attention_of(&q, &kv, sight.offsets, rows, spec); // [b, d]
+        let mixed = exec.attention_of(&q, &kv, &sight.offsets, rows, spec); // [b, d]
         self.behind_attention(exec, b, &picked, &mixed)
     }
 
-    fn attention_spec(&self, (layer, sight): (usize, Sight<'_>)) -> AttentionSpec {
-        let longest = sight.offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0);
+    fn attention_spec(&self, (layer, sight): (usize, &Sight)) -> AttentionSpec {
+        let longest = sight.longest();
         let (rotary, reach) = self.places.of_layer(layer, longest);
         let bias = self.places.bias(longest);
-        let visible = sight.visible.cloned();
+        let visible = sight.visible.clone();
         let rule = &self.spec.attention;
-        AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias, rotary, visible }
+        let places = sight.places.clone();
+        AttentionSpec { heads: rule.heads, mask: rule.mask, reach, bias, rotary, visible, places }
     }
 
     /// What follows attention in a block: its projection, the MLP, both added to what they come from.
@@ -317,16 +355,20 @@ impl Encoder {
     /// `x + γ ∘ down(act(up(before(x))))`
     fn mlp(&self, exec: &Exec<'_>, b: &Block, before: Before, x: &Tensor) -> Tensor {
         let MlpRule { activation, gated, .. } = self.spec.mlp;
-        let now = if gated { IDENTITY } else { activation };
-        let mut hidden = exec.linear_behind(before, x, b.mlp.up, now); // [t, mlp width]
-        let before = match (gated, b.mlp.inner_norm) {
-            (true, None) => Before::Gate(activation),
-            (true, Some(_)) => {
-                hidden = exec.gate(&hidden, activation);
-                self.before(b.mlp.inner_norm)
+        let (hidden, before) = match (gated, b.mlp.inner_norm) {
+            (false, None) => exec.linear_first(before, x, b.mlp.up, activation),
+            (false, norm) => {
+                (exec.linear_behind(before, x, b.mlp.up, activation), self.before(norm))
             }
-            (false, norm) => self.before(norm),
-        };
+            (true, None) => {
+                let hidden = exec.linear_behind(before, x, b.mlp.up, IDENTITY);
+                (hidden, Before::Gate(activation))
+            }
+            (true, norm) => {
+                let hidden = exec.linear_behind(before, x, b.mlp.up, IDENTITY);
+                (exec.gate(&hidden, activation), self.before(norm))
+            }
+        }; // [t, mlp width]
         exec.linear_onto(Onto { residual: x, factors: b.mlp_scale }, before, &hidden, b.mlp.down)
     }
 

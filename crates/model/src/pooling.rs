@@ -28,13 +28,8 @@ impl Sequences {
         Self { offsets: batch.offsets.clone(), ids: Some(batch.ids.clone()), before: 0 }
     }
 
-    pub(crate) fn of_images(batch: usize, tokens: usize, class_token: bool) -> Self {
-        let offsets = (0..=batch).map(|i| i * tokens).collect();
-        Self { offsets, ids: None, before: usize::from(class_token) }
-    }
-
-    pub(crate) fn offsets(&self) -> &Arc<[usize]> {
-        &self.offsets
+    pub(crate) fn of_images(offsets: &Arc<[usize]>, class_token: bool) -> Self {
+        Self { offsets: offsets.clone(), ids: None, before: usize::from(class_token) }
     }
 
     fn spans(&self, skip: usize) -> Arc<[Range<usize>]> {

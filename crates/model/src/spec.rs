@@ -313,6 +313,19 @@ impl ImageSpec {
     }
 }
 
+impl ImageSpec {
+    /// How many patches a picture has of which some may be left out; none where the tower has no patches, or
+    /// its attention goes by the distance of tokens, which changes with those left out.
+    #[must_use]
+    pub fn n_patches(&self) -> Option<usize> {
+        let Self::Transformer(spec) = self else { return None };
+        let EncoderInput::Patches { image_size, patch_size, .. } = spec.input else { return None };
+        let AttentionRule { score_bias, local, .. } = &spec.attention;
+        let by_distance = *score_bias != ScoreBias::None || local.is_some();
+        (!by_distance).then(|| (image_size / patch_size).pow(2))
+    }
+}
+
 impl MobileNetSpec {
     /// The published network with all channels times `alpha`, rounded down to a multiple of 8 (at
     /// least 8).

@@ -65,7 +65,7 @@ const IMAGES_PER_PASS: usize = 8;
 /// Embeds token ids.
 #[derive(Debug)]
 pub struct TextTower {
-    encoder: Encoder,
+    encoder: Arc<Encoder>,
     parameters: Vec<Parameter>,
     workspace: Workspace,
 }
@@ -82,7 +82,7 @@ pub struct ImageTower {
 
 #[derive(Debug)]
 enum Body {
-    Transformer(Box<Encoder>),
+    Transformer(Arc<Encoder>),
     MobileNet(MobileNet),
 }
 
@@ -120,7 +120,7 @@ impl TextTower {
             });
         }
         let mut layout = Layout::default();
-        let encoder = Encoder::declare(spec, &mut layout);
+        let encoder = Arc::new(Encoder::declare(spec, &mut layout));
         let parameters = weights::fill(layout, TEXT_PREFIX, map, absent)?;
         Ok(Self { encoder, parameters, workspace: Workspace::default() })
     }
@@ -300,7 +300,7 @@ impl ImageTower {
             }
             ImageSpec::Transformer(spec) => {
                 spec.check()?;
-                Body::Transformer(Box::new(Encoder::declare(spec, &mut layout)))
+                Body::Transformer(Arc::new(Encoder::declare(spec, &mut layout)))
             }
         };
         if spec.image_size() != Some(contract.size) {
@@ -365,7 +365,10 @@ impl ImageTower {
         let bytes: Vec<&[u8]> = inputs.iter().map(|pixels| pixels.data()).collect();
         let pictures = Pictures::new(&bytes, (self.size, self.size), &self.levels);
         Ok(match &self.body {
-            Body::Transformer(encoder) => encoder.embed_pictures(exec, &pictures, observe),
+            Body::Transformer(encoder) => {
+                let kept: Vec<_> = inputs.iter().map(|pixels| pixels.kept_patches()).collect();
+                encoder.embed_pictures(exec, &pictures, &kept, observe)
+            }
             Body::MobileNet(net) => net.embed_pictures(exec, &pictures, observe),
         })
     }
@@ -380,13 +383,27 @@ impl ImageTower {
 
     fn check(&self, inputs: &[&Pixels]) -> Result<(), TowerError> {
         let fits = |p: &&Pixels| p.width() == self.size && p.height() == self.size;
-        match inputs.iter().position(|p| !fits(p)) {
-            None => Ok(()),
-            Some(index) => Err(TowerError::InputSize {
+        if let Some(index) = inputs.iter().position(|p| !fits(p)) {
+            return Err(TowerError::InputSize {
                 index,
                 found: format!("{}x{}", inputs[index].width(), inputs[index].height()),
                 expected: format!("{0}x{0}", self.size),
-            }),
+            });
+        }
+        self.check_kept(inputs)
+    }
+
+    /// Passes where the patches that pictures keep are some that the tower has, each once.
+    fn check_kept(&self, inputs: &[&Pixels]) -> Result<(), TowerError> {
+        let n_patches = self.spec().n_patches();
+        let fits = |kept: &[u32]| {
+            let last = kept.last().map(|last| *last as usize);
+            last.is_some_and(|last| n_patches.is_some_and(|n| last < n))
+                && kept.is_sorted_by(|a, b| a < b)
+        };
+        match inputs.iter().position(|p| p.kept_patches().is_some_and(|kept| !fits(kept))) {
+            None => Ok(()),
+            Some(index) => Err(TowerError::Patches { index, n_patches: n_patches.unwrap_or(0) }),
         }
     }
 }
@@ -490,6 +507,11 @@ impl Tower for TextTower {
         self.workspace.forget_weights();
         &mut self.parameters
     }
+
+    fn checkpoint_layers(&mut self, on: bool) -> bool {
+        self.workspace.set_checkpoints(on);
+        true
+    }
 }
 
 impl Tower for ImageTower {
@@ -534,4 +556,14 @@ impl Tower for ImageTower {
         self.workspace.forget_weights();
         &mut self.parameters
     }
+
+    /// A MobileNet has no layers that are worth it.
+    fn checkpoint_layers(&mut self, on: bool) -> bool {
+        let has_layers = matches!(self.body, Body::Transformer(_));
+        self.workspace.set_checkpoints(on && has_layers);
+        has_layers || !on
+    }
 }
+
+#[cfg(test)]
+mod tests;

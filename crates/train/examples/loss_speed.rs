@@ -26,9 +26,7 @@ fn unit_rows(n: usize, e: usize, seed: Seed) -> Embeddings {
 
 /// The most memory that was ever resident, in KiB; 0 where the system does not tell.
 fn peak_kib() -> u64 {
-    let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    conjoin_train::peak_memory_bytes().unwrap_or(0) / 1024
 }
 
 fn mib(bytes: usize) -> usize {

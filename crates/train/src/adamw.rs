@@ -21,7 +21,7 @@ const CHUNK: usize = 1 << 15;
 
 /// Settings of the optimiser.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct AdamWConfig {
     /// Decay of the running mean and of the running mean of squares, each in `[0, 1)`.
     pub betas: (f64, f64),
@@ -31,6 +31,13 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// Factors on the learning rate; of several that fit, the longest prefix counts.
     pub lr_multipliers: Vec<LrMultiplier>,
+}
+
+/// CLIP's decays and `eps`; a weight decay that suits fine-tuning.
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { betas: (0.9, 0.98), eps: 1e-6, weight_decay: 0.05, lr_multipliers: Vec::new() }
+    }
 }
 
 /// The running means of one parameter; empty when it is frozen.

@@ -3,6 +3,8 @@
 //! In:  a recipe's `[train]` table. Out: [`TrainConfig`], checked as a whole.
 //! Not here: models, data, evaluation.
 
+use std::borrow::Cow;
+
 use conjoin_core::Seed;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +27,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// The seed of every random choice.
+    /// The seed of every random choice; 0 when left out.
+    #[serde(default = "seed_zero")]
     pub seed: Seed,
     /// Optimiser steps of the whole run, at least 1.
     pub steps: u64,
@@ -38,12 +41,15 @@ pub struct TrainConfig {
     #[serde(default)]
     pub image: TowerConfig,
     /// Inputs a tower takes and holds at once; results change by rounding only.
+    #[serde(default)]
     pub chunks: ChunkConfig,
     /// The learning rate over time.
     pub schedule: ScheduleConfig,
     /// The optimiser.
+    #[serde(default)]
     pub optimizer: AdamWConfig,
     /// The most the norm of all gradients may be; larger ones are scaled down. None: no limit.
+    #[serde(default)]
     pub clip_norm: Option<f64>,
     /// A running average of the weights, which is what is evaluated and kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,10 +67,13 @@ pub struct TrainConfig {
     #[serde(default)]
     pub keep: Keep,
     /// When the state is saved, besides at the end.
+    #[serde(default)]
     pub checkpoint: CheckpointConfig,
     /// Steps between calls of the observer's evaluation; none: never.
+    #[serde(default)]
     pub evaluate_every: Option<u64>,
     /// How batches are prepared while the towers work.
+    #[serde(default)]
     pub prefetch: PrefetchConfig,
 }
 
@@ -105,9 +114,14 @@ fn one() -> f64 {
     1.0
 }
 
-/// Inputs a tower takes and holds at once.
+fn seed_zero() -> Seed {
+    Seed(0)
+}
+
+/// Inputs a tower takes and holds at once. The default suits 16 GiB and towers as large as BERT base and
+/// ViT-B/16: about 3 GiB are held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct ChunkConfig {
     /// Of texts.
     pub text: Chunking,
@@ -153,8 +167,10 @@ pub enum LossConfig {
     /// See [`InfoNce`].
     InfoNce {
         /// How the two directions become one number.
+        #[serde(default)]
         reduction: Reduction,
         /// The logarithm of the scale `1/τ`.
+        #[serde(default = "ScalarConfig::clip_log_scale")]
         log_scale: ScalarConfig,
         /// Which hard negatives a query is told apart from; all when left out.
         #[serde(default)]
@@ -163,8 +179,10 @@ pub enum LossConfig {
     /// See [`WeightedInfoNce`]. Needs grades.
     WeightedInfoNce {
         /// How the two directions become one number.
+        #[serde(default)]
         reduction: Reduction,
         /// The logarithm of the scale `1/τ`.
+        #[serde(default = "ScalarConfig::clip_log_scale")]
         log_scale: ScalarConfig,
         /// Which hard negatives a query is told apart from; all when left out.
         #[serde(default)]
@@ -173,13 +191,16 @@ pub enum LossConfig {
     /// See [`Joint`].
     Joint {
         /// The logarithm of the scale `1/τ`.
+        #[serde(default = "ScalarConfig::clip_log_scale")]
         log_scale: ScalarConfig,
     },
     /// See [`Sigmoid`].
     Sigmoid {
         /// The logarithm of the scale `1/τ`.
+        #[serde(default = "ScalarConfig::siglip_log_scale")]
         log_scale: ScalarConfig,
         /// Added to every logit.
+        #[serde(default = "ScalarConfig::siglip_bias")]
         bias: ScalarConfig,
         /// Which hard negatives a query is judged with; all when left out.
         #[serde(default)]
@@ -188,6 +209,7 @@ pub enum LossConfig {
     /// See [`MarginMse`]. Needs a teacher's scores.
     MarginMse {
         /// The logarithm of the factor on inner products; 0 in GPL.
+        #[serde(default = "ScalarConfig::unit_log_scale")]
         log_scale: ScalarConfig,
     },
     /// See [`KlDistillation`]. Needs a teacher's scores.
@@ -198,6 +220,7 @@ pub enum LossConfig {
     /// See [`CoSent`]. Needs grades.
     Cosent {
         /// The logarithm of the scale `1/τ`; ln 20 in sentence-transformers.
+        #[serde(default = "ScalarConfig::cosent_log_scale")]
         log_scale: ScalarConfig,
     },
     /// See [`Cosine`]. Needs grades.
@@ -225,6 +248,12 @@ pub struct ScalarConfig {
     pub learned: bool,
 }
 
+impl Default for ChunkConfig {
+    fn default() -> Self {
+        Self { text: Chunking { size: 32, held: 64 }, image: Chunking { size: 16, held: 32 } }
+    }
+}
+
 impl Default for CheckpointConfig {
     fn default() -> Self {
         Self { every_steps: None, every_seconds: Some(60) }
@@ -242,6 +271,30 @@ impl ScalarConfig {
     #[must_use]
     pub fn clip_log_scale() -> Self {
         Self { init: (1.0_f32 / 0.07).ln(), min: 0.0, max: 100.0_f32.ln(), learned: true }
+    }
+
+    /// SigLIP's scale: starts at `ln 10`, with the bounds of CLIP's.
+    #[must_use]
+    pub fn siglip_log_scale() -> Self {
+        Self { init: 10.0_f32.ln(), ..Self::clip_log_scale() }
+    }
+
+    /// SigLIP's bias: starts at -10, so that all pairs begin as what most of them are, no match.
+    #[must_use]
+    pub fn siglip_bias() -> Self {
+        Self { init: -10.0, min: -20.0, max: 20.0, learned: true }
+    }
+
+    /// `1/τ` of 20 for ever, as sentence-transformers' CoSENT has it.
+    #[must_use]
+    pub fn cosent_log_scale() -> Self {
+        Self { init: 20.0_f32.ln(), learned: false, ..Self::clip_log_scale() }
+    }
+
+    /// Inner products as they are, for ever (GPL).
+    #[must_use]
+    pub fn unit_log_scale() -> Self {
+        Self { init: 0.0, learned: false, ..Self::clip_log_scale() }
     }
 
     fn check(&self, path: &str, faults: &mut Faults) {
@@ -331,6 +384,30 @@ fn check_dims(dims: &[MatryoshkaDim], path: &str, faults: &mut Faults) {
 }
 
 impl TrainConfig {
+    /// So many steps of some tasks up to a learning rate, all else as the defaults are.
+    #[must_use]
+    pub fn new(steps: u64, peak_lr: f64, tasks: Vec<TaskConfig>) -> Self {
+        Self {
+            seed: seed_zero(),
+            steps,
+            tasks,
+            text: TowerConfig::default(),
+            image: TowerConfig::default(),
+            chunks: ChunkConfig::default(),
+            schedule: ScheduleConfig::new(peak_lr),
+            optimizer: AdamWConfig::default(),
+            clip_norm: None,
+            average: None,
+            divergence: None,
+            plateau: None,
+            early_stop: None,
+            keep: Keep::default(),
+            checkpoint: CheckpointConfig::default(),
+            evaluate_every: None,
+            prefetch: PrefetchConfig::default(),
+        }
+    }
+
     /// Passes, or tells every setting that cannot be.
     ///
     /// # Errors
@@ -356,8 +433,10 @@ impl TrainConfig {
     fn check_schedule(&self, faults: &mut Faults) {
         let ScheduleConfig { peak_lr, warmup_steps, floor, .. } = self.schedule;
         faults.need("schedule.peak_lr", peak_lr, positive(peak_lr), "a number above 0");
-        let fits = warmup_steps <= self.steps;
-        faults.need("schedule.warmup_steps", warmup_steps, fits, "at most `steps`");
+        if let Some(warmup_steps) = warmup_steps {
+            let fits = warmup_steps <= self.steps;
+            faults.need("schedule.warmup_steps", warmup_steps, fits, "at most `steps`");
+        }
         let in_range = (0.0..=1.0).contains(&floor);
         faults.need("schedule.floor", floor, in_range, "between 0 and 1");
     }
@@ -399,8 +478,8 @@ impl TrainConfig {
 
     fn check_parts(&self, faults: &mut Faults) {
         let checks = [
-            self.text.select.check("text.select"),
-            self.image.select.check("image.select"),
+            self.text.check("text"),
+            self.image.check("image"),
             self.average.as_ref().map_or(Ok(()), |average| average.check("average")),
             self.divergence.as_ref().map_or(Ok(()), |divergence| divergence.check("divergence")),
             self.plateau.as_ref().map_or(Ok(()), |plateau| plateau.check("plateau")),
@@ -446,10 +525,11 @@ impl Faults {
         key: &str,
         found: impl ToString,
         fits: bool,
-        expected: &'static str,
+        expected: impl Into<Cow<'static, str>>,
     ) {
         if !fits {
-            self.0.push(ConfigFault { key: key.to_owned(), found: found.to_string(), expected });
+            let (key, found, expected) = (key.to_owned(), found.to_string(), expected.into());
+            self.0.push(ConfigFault { key, found, expected });
         }
     }
 
@@ -559,6 +639,24 @@ mod tests {
         let mut json = serde_json::to_value(info_nce()).unwrap();
         json.as_object_mut().unwrap().remove("negatives").unwrap();
         assert_eq!(serde_json::from_value::<LossConfig>(json).unwrap(), info_nce());
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_the_defaults_are() {
+        let json = r#"{ "steps": 20, "schedule": { "peak_lr": 0.5 },
+            "tasks": [{ "name": "pairs", "batch": 8, "loss": { "kind": "info_nce" } }] }"#;
+        let read: TrainConfig = serde_json::from_str(json).unwrap();
+        assert_eq!(read, TrainConfig::new(20, 0.5, vec![task("pairs", 8, info_nce())]));
+        read.check().unwrap();
+        assert_eq!(read.schedule.lr(0, 20), 0.25, "two steps of warm-up");
+        let kinds = ["info_nce", "weighted_info_nce", "joint", "sigmoid", "margin_mse", "cosent"];
+        for kind in kinds {
+            let loss: LossConfig =
+                serde_json::from_value(serde_json::json!({ "kind": kind })).unwrap();
+            let mut faults = Faults::default();
+            loss.check("loss", &mut faults);
+            faults.done().unwrap();
+        }
     }
 
     #[test]

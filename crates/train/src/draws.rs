@@ -2,7 +2,7 @@
 //!
 //! In:  the sources' sizes and weights, the batch size, a seed. Out: per step, rows of one source or of
 //!      all of them.
-//! Not here: the order of rows within a source (`sampler`).
+//! Not here: the order of rows within a source (`sampler`, or the source's own where it is streamed).
 
 use conjoin_core::Seed;
 use rand::Rng as _;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::SamplerError,
     sampler::{Sampler, SamplerConfig},
+    source::Rows,
 };
 
 /// How the sources of a task share its batches.
@@ -29,12 +30,48 @@ pub(crate) struct Drawn<'a> {
     pub(crate) len: usize,
     pub(crate) weight: f64,
     pub(crate) aspects: Vec<&'a [u64]>,
+    pub(crate) streamed: bool,
+}
+
+/// In which order a source gives its rows.
+#[derive(Debug)]
+enum Order {
+    /// In one that is drawn here.
+    Sampled(Sampler, Seed),
+    /// In its own: `n_batches` times `batch` places an epoch, what is left of it is not read.
+    Streamed { n_batches: u64, batch: usize, seed: Seed },
+}
+
+impl Order {
+    fn new(source: &Drawn<'_>, batch: usize, seed: Seed) -> Result<Self, SamplerError> {
+        if !source.streamed {
+            let config = SamplerConfig { batch, drop_last: true };
+            let sampler = Sampler::new(source.len, config, seed, &source.aspects)?;
+            return Ok(Self::Sampled(sampler, seed));
+        }
+        match source.len.checked_div(batch) {
+            None | Some(0) => Err(SamplerError::TooFew { found: source.len, batch }),
+            Some(n_batches) => Ok(Self::Streamed { n_batches: n_batches as u64, batch, seed }),
+        }
+    }
+
+    /// The rows of a batch, counted over all epochs.
+    fn batch(&self, at: u64) -> Rows {
+        match self {
+            Self::Sampled(sampler, seed) => Rows { numbers: sampler.batch(at), order: *seed },
+            Self::Streamed { n_batches, batch, seed } => {
+                let first = (at % n_batches) as usize * batch;
+                let order = seed.at(at / n_batches);
+                Rows { numbers: (first..first + batch).collect(), order }
+            }
+        }
+    }
 }
 
 /// Draws the rows of every step of a task.
 #[derive(Debug)]
 pub(crate) struct Draws {
-    samplers: Vec<Sampler>,
+    orders: Vec<Order>,
     /// Per step the source and how many batches it gave before; none where all give to every batch.
     turns: Option<Vec<(u32, u64)>>,
 }
@@ -51,27 +88,26 @@ impl Draws {
             Mixing::Homogeneous => vec![batch; sources.len()],
             Mixing::Mixed => shares(&weights, batch),
         };
-        let mut samplers = Vec::with_capacity(sources.len());
+        let mut orders = Vec::with_capacity(sources.len());
         for (i, (source, batch)) in sources.iter().zip(sizes).enumerate() {
-            let config = SamplerConfig { batch, drop_last: true };
             // A single source draws as if there were no others to choose from.
             let seed = if i == 0 { seed } else { seed.stream("source").at(i as u64) };
-            samplers.push(Sampler::new(source.len, config, seed, &source.aspects)?);
+            orders.push(Order::new(source, batch, seed)?);
         }
         let turns = (mixing == Mixing::Homogeneous).then(|| turns(&weights, steps, seed));
-        Ok(Self { samplers, turns })
+        Ok(Self { orders, turns })
     }
 
     /// `(source, rows)` of a step.
-    pub(crate) fn batch(&self, step: u64) -> Vec<(usize, Vec<usize>)> {
+    pub(crate) fn batch(&self, step: u64) -> Vec<(usize, Rows)> {
         match &self.turns {
             None => {
-                let samplers = self.samplers.iter().enumerate();
-                samplers.map(|(source, sampler)| (source, sampler.batch(step))).collect()
+                let orders = self.orders.iter().enumerate();
+                orders.map(|(source, order)| (source, order.batch(step))).collect()
             }
             Some(turns) => {
                 let (source, before) = turns[step as usize];
-                vec![(source as usize, self.samplers[source as usize].batch(before))]
+                vec![(source as usize, self.orders[source as usize].batch(before))]
             }
         }
     }
@@ -124,6 +160,7 @@ mod tests {
             len: *len,
             weight: *weight,
             aspects: Vec::new(),
+            streamed: false,
         };
         lens.iter().zip(weights).map(source).collect()
     }
@@ -135,18 +172,40 @@ mod tests {
         let batches: Vec<_> = (0..4000).map(|step| draws.batch(step).remove(0)).collect();
         let first = batches.iter().filter(|(source, _)| *source == 0).count();
         assert!((2850..3150).contains(&first), "{first}");
-        let rows: Vec<usize> =
-            batches.iter().filter(|(s, _)| *s == 0).take(5).flat_map(|(_, r)| r.clone()).collect();
+        let rows: Vec<usize> = batches
+            .iter()
+            .filter(|(s, _)| *s == 0)
+            .take(5)
+            .flat_map(|(_, r)| r.numbers.clone())
+            .collect();
         let mut sorted = rows.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, (0..40).collect::<Vec<_>>(), "an epoch shows every row once");
     }
 
     #[test]
+    fn a_stream_is_drawn_place_by_place_with_a_seed_per_epoch() {
+        let mut sources = sources(&[20, 40], &[1.0, 1.0]);
+        sources.iter_mut().for_each(|source| source.streamed = true);
+        let draws = Draws::new(&sources[..1], (8, 5), Mixing::Homogeneous, Seed(1)).unwrap();
+        let rows: Vec<Rows> = (0..5).map(|step| draws.batch(step).remove(0).1).collect();
+        let first = [0, 8, 0, 8, 0].map(|first: usize| (first..first + 8).collect::<Vec<_>>());
+        assert_eq!(rows.iter().map(|r| r.numbers.clone()).collect::<Vec<_>>(), first);
+        assert_eq!(rows[0].order, rows[1].order);
+        assert_ne!(rows[0].order, rows[2].order, "another epoch, another order");
+        let both = Draws::new(&sources, (8, 5), Mixing::Mixed, Seed(1)).unwrap().batch(0);
+        assert_eq!(both[1].1.numbers, [0, 1, 2, 3]);
+        assert_ne!(both[0].1.order, both[1].1.order);
+        let error = Draws::new(&sources, (21, 5), Mixing::Homogeneous, Seed(1)).unwrap_err();
+        assert!(matches!(error, SamplerError::TooFew { found: 20, batch: 21 }), "{error}");
+    }
+
+    #[test]
     fn mixed_batches_have_rows_of_all_sources() {
         let sources = sources(&[40, 1000, 9], &[3.0, 1.0, 0.001]);
         let draws = Draws::new(&sources, (8, 10), Mixing::Mixed, Seed(1)).unwrap();
-        let sizes = |step| draws.batch(step).iter().map(|(_, r)| r.len()).collect::<Vec<_>>();
+        let sizes =
+            |step| draws.batch(step).iter().map(|(_, r)| r.numbers.len()).collect::<Vec<_>>();
         assert_eq!(sizes(0), [5, 2, 1]);
         assert_eq!(sizes(9), [5, 2, 1]);
     }

@@ -1,6 +1,6 @@
 //! Everything that can go wrong in training.
 
-use std::path::PathBuf;
+use std::{borrow::Cow, path::PathBuf};
 
 use conjoin_core::{ArtifactError, TowerError};
 
@@ -32,7 +32,7 @@ pub struct ConfigFault {
     /// Its value.
     pub found: String,
     /// What it may be.
-    pub expected: &'static str,
+    pub expected: Cow<'static, str>,
 }
 
 fn list(faults: &[ConfigFault]) -> String {

@@ -3,12 +3,14 @@
 //! In:  a tower and its inputs per side, chunk sizes, a loss over the embeddings.
 //! Out: the loss, and the parameters' gradients added into the sides' [`Gradients`].
 //! Not here: the loss (`losses`), the update (`adamw`).
-//! Source: Gao et al. 2021. Test: chunked = whole.
+//! Source: Gao et al. 2021. Test: chunked = whole, here for every loss, in `tests/grad_cache.rs` with towers,
+//!      dropouts and adapters.
 //!
 //! Exact because towers and losses meet only at the embeddings and a tower's rows do not depend on
 //! each other: embed all chunks without recording, differentiate the loss by the embeddings, then
 //! record one chunk at a time and send its part of the gradient back. Towers have no randomness in
-//! the forward pass (augmentation happens in the inputs), so the second forward equals the first.
+//! the forward pass (what is random, the tokens and patches left out included, is in the inputs), so the
+//! second forward equals the first.
 //! What may be held in memory (`Chunking::held`) is recorded in the first pass already and needs no
 //! second: small chunks then only keep the work of a pass near the caches.
 

@@ -39,6 +39,9 @@ pub struct StepLog {
     pub seconds: f64,
     /// Share of that time spent waiting for data.
     pub wait_share: f64,
+    /// The most memory that was resident so far, in bytes, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// What is known of a task in a step.
@@ -57,10 +60,11 @@ pub struct TaskLog {
 }
 
 impl StepLog {
-    /// The same with the fields cleared that depend on the machine's speed.
+    /// The same with the fields cleared that depend on the machine.
     #[must_use]
     pub fn without_times(self) -> Self {
-        Self { pairs_per_second: 0.0, seconds: 0.0, wait_share: 0.0, ..self }
+        let (pairs_per_second, seconds, wait_share, peak_memory_bytes) = (0.0, 0.0, 0.0, None);
+        Self { pairs_per_second, seconds, wait_share, peak_memory_bytes, ..self }
     }
 }
 

@@ -18,6 +18,7 @@ mod kernels;
 mod lora;
 mod losses;
 mod matmul;
+mod memory;
 mod plateau;
 mod prefetch;
 mod sampler;
@@ -52,12 +53,13 @@ pub use losses::{
     Labels, Loss, LossScalar, MarginMse, Matryoshka, MatryoshkaDim, Negatives, Outcome, Reduction,
     Sigmoid, Temperatures, WeightedInfoNce,
 };
+pub use memory::{peak_memory_bytes, reset_peak_memory};
 pub use plateau::{EarlyStop, EarlyStopConfig, EvaluationPoint, PlateauConfig};
 pub use prefetch::{Batches, prefetch};
 pub use sampler::{Sampler, SamplerConfig};
 pub use schedule::{Decay, ScheduleConfig};
 pub use selection::{LrMultiplier, Selection, SelectionConfig, check_prefixes, prefix_multipliers};
-pub use source::{BatchOf, Ids, Inputs, OwnedLabels, Reject, Source, TaskBatch};
+pub use source::{BatchOf, Ids, Inputs, OwnedLabels, Reject, Rows, Source, TaskBatch};
 pub use state::{STATE_FORMAT, STATE_VERSION, latest_state};
 pub use task::{Weighted, batches_of};
 pub use trained::TowerConfig;

@@ -21,6 +21,7 @@ use crate::{
     config::{Faults, positive},
     error::ConfigError,
     matmul::{Left, PANEL, Panels, multiply_add},
+    selection::some_names,
 };
 
 /// Rows of a matrix that one task works on. Part of the result: it fixes the order of sums.
@@ -105,7 +106,10 @@ impl LoraConfig {
             let key = format!("{key}.targets.{i}");
             let found = format!("`{}…{}`", target.prefix, target.suffix);
             let fits = parameters.iter().any(|p| target.fits(p));
-            faults.need(&key, found, fits, "the start and the end of a matrix's name");
+            let matrices = parameters.iter().filter(|p| p.shape.len() == 2);
+            let names = some_names(matrices);
+            let expected = format!("the start and the end of a matrix's name, such as {names}");
+            faults.need(&key, found, fits, expected);
         }
         for parameter in parameters {
             let Some(target) = self.target(parameter) else { continue };

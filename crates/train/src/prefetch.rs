@@ -1,6 +1,8 @@
 //! Prepares the batches of coming steps on other threads while the current one trains.
 //!
-//! In:  a range of steps, a function from step to batch, numbers of threads and of batches ahead.
+//! In:  a range of steps; a function that draws a step's rows, called step after step by one thread at a
+//!      time, so that files are read in order; a function from what was drawn to the batch, called by
+//!      all threads at once; numbers of threads and of batches ahead.
 //! Out: the batches in order, at most `ahead` of them waiting.
 //! Not here: what a batch is. The order never depends on the threads' timing.
 
@@ -12,34 +14,36 @@ use std::{
     thread,
 };
 
-use crate::error::PrefetchError;
+use crate::{config::PrefetchConfig, error::PrefetchError};
 
-/// Runs `consume` with the batches of `steps`, prepared by `n_threads` threads.
+/// Runs `consume` with the batches of `steps`: drawn in order, prepared by several threads.
 ///
 /// When `consume` returns, no further batch is begun; those in work are finished and dropped.
 ///
 /// # Panics
-/// When `n_threads` or `ahead` is zero.
-pub fn prefetch<B: Send, E, R>(
+/// When there are no threads, or no batches ahead.
+pub fn prefetch<D, B: Send, E, R>(
     steps: Range<u64>,
-    n_threads: usize,
-    ahead: usize,
-    prepare: impl Fn(u64) -> Result<B, E> + Sync,
+    config: &PrefetchConfig,
+    draw: impl Fn(u64) -> Result<D, E> + Sync,
+    prepare: impl Fn(u64, D) -> Result<B, E> + Sync,
     consume: impl FnOnce(&mut Batches<'_, B, E>) -> R,
 ) -> R
 where
     E: std::error::Error + Send + 'static,
 {
-    assert!(n_threads > 0 && ahead > 0, "somebody must prepare something");
+    let PrefetchConfig { threads, ahead } = *config;
+    assert!(threads > 0 && ahead > 0, "somebody must prepare something");
     let queue = Queue {
+        turn: Mutex::new(()),
         state: Mutex::new(State { begun: steps.start, taken: steps.start, ready: BTreeMap::new() }),
         end: steps.end,
         ahead: ahead as u64,
         changed: Condvar::new(),
     };
     thread::scope(|scope| {
-        for _ in 0..n_threads {
-            scope.spawn(|| queue.work(&prepare));
+        for _ in 0..threads {
+            scope.spawn(|| queue.work(&draw, &prepare));
         }
         // Closes the queue however `consume` ends, a panic included.
         let mut batches = Batches { queue: &queue };
@@ -83,6 +87,8 @@ impl<B, E: std::error::Error + 'static> Drop for Batches<'_, B, E> {
 }
 
 struct Queue<B, E: std::error::Error + 'static> {
+    /// Held by the thread that draws.
+    turn: Mutex<()>,
     state: Mutex<State<B, E>>,
     end: u64,
     ahead: u64,
@@ -98,20 +104,26 @@ struct State<B, E: std::error::Error + 'static> {
 }
 
 impl<B, E: std::error::Error + 'static> Queue<B, E> {
-    fn work(&self, prepare: &impl Fn(u64) -> Result<B, E>) {
-        while let Some(step) = self.begin() {
-            let batch = match catch_unwind(AssertUnwindSafe(|| prepare(step))) {
-                Ok(batch) => batch.map_err(|source| PrefetchError::Failed { step, source }),
-                Err(panic) => {
-                    Err(PrefetchError::Panicked { step, message: message(panic.as_ref()) })
-                }
-            };
+    fn work<D>(
+        &self,
+        draw: &impl Fn(u64) -> Result<D, E>,
+        prepare: &impl Fn(u64, D) -> Result<B, E>,
+    ) {
+        while let Some((step, drawn)) = self.draw(draw) {
+            let batch = drawn.and_then(|drawn| told(step, || prepare(step, drawn)));
             let mut state = self.lock();
             if state.taken < self.end {
                 state.ready.insert(step, batch);
             }
             self.changed.notify_all();
         }
+    }
+
+    /// Draws the next step to work on, while the others wait for their turn.
+    fn draw<D>(&self, draw: &impl Fn(u64) -> Result<D, E>) -> Option<(u64, Told<D, E>)> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = self.begin()?;
+        Some((step, told(step, || draw(step))))
     }
 
     /// The next step to work on, once the consumer is near enough.
@@ -139,6 +151,19 @@ impl<B, E: std::error::Error + 'static> Queue<B, E> {
     }
 }
 
+type Told<X, E> = Result<X, PrefetchError<E>>;
+
+/// Runs a step's work; tells its error, or its panic, with the step.
+fn told<X, E: std::error::Error + 'static>(
+    step: u64,
+    work: impl FnOnce() -> Result<X, E>,
+) -> Told<X, E> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|source| PrefetchError::Failed { step, source }),
+        Err(panic) => Err(PrefetchError::Panicked { step, message: message(panic.as_ref()) }),
+    }
+}
+
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
@@ -154,17 +179,43 @@ mod tests {
 
     use super::*;
 
+    fn by(threads: usize, ahead: usize) -> PrefetchConfig {
+        PrefetchConfig { threads, ahead }
+    }
+
+    /// Draws nothing.
+    fn nothing<E>(_step: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    #[test]
+    fn steps_are_drawn_in_order_by_one_thread_at_a_time() {
+        let (last, at_once) = (AtomicU64::new(0), AtomicU64::new(0));
+        let draw = |step: u64| {
+            assert_eq!(at_once.fetch_add(1, Ordering::SeqCst), 0, "two threads draw");
+            assert_eq!(last.swap(step, Ordering::SeqCst) + 1, step, "in order");
+            thread::yield_now();
+            at_once.fetch_sub(1, Ordering::SeqCst);
+            Ok::<_, Infallible>(step * 10)
+        };
+        let prepare = |step: u64, drawn: u64| Ok((step, drawn));
+        let batches: Vec<(u64, u64)> = prefetch(1..200, &by(4, 6), draw, prepare, |batches| {
+            batches.map(Result::unwrap).collect()
+        });
+        assert_eq!(batches, (1..200).map(|step| (step, step * 10)).collect::<Vec<_>>());
+    }
+
     #[test]
     fn batches_come_in_order_and_never_too_far_ahead() {
         let (begun, taken) = (AtomicU64::new(0), AtomicU64::new(5));
-        let prepare = |step: u64| {
+        let prepare = |step: u64, ()| {
             begun.fetch_max(step, Ordering::SeqCst);
             assert!(step < taken.load(Ordering::SeqCst) + 3, "at most `ahead` batches wait");
             // Uneven work, so that threads finish out of order.
             let rounds = (step % 3) * 20_000;
             Ok::<_, Infallible>((step, (0..rounds).fold(0, |a: u64, b| a.wrapping_mul(31) ^ b)))
         };
-        let steps: Vec<u64> = prefetch(5..40, 4, 3, prepare, |batches| {
+        let steps: Vec<u64> = prefetch(5..40, &by(4, 3), nothing, prepare, |batches| {
             let mut steps = Vec::new();
             while let Some(batch) = {
                 taken.fetch_add(1, Ordering::SeqCst);
@@ -183,8 +234,8 @@ mod tests {
 
     #[test]
     fn an_error_reaches_the_consumer_at_its_step_and_ends_it() {
-        let prepare = |step| if step == 3 { Err(OnFire) } else { Ok(step) };
-        let seen: Vec<String> = prefetch(0..100, 2, 4, prepare, |batches| {
+        let prepare = |step, ()| if step == 3 { Err(OnFire) } else { Ok(step) };
+        let seen: Vec<String> = prefetch(0..100, &by(2, 4), nothing, prepare, |batches| {
             batches.map(|b| b.map_or_else(|e| e.to_string(), |b| b.to_string())).collect()
         });
         assert_eq!(seen, ["0", "1", "2", "cannot prepare the batch of step 3"]);
@@ -192,11 +243,11 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_consumer_as_an_error() {
-        let prepare = |step: u64| -> Result<u64, Infallible> {
+        let prepare = |step: u64, ()| -> Result<u64, Infallible> {
             assert!(step < 2, "step {step} is cursed");
             Ok(step)
         };
-        let last = prefetch(0..9, 3, 2, prepare, |batches| batches.last().unwrap());
+        let last = prefetch(0..9, &by(3, 2), nothing, prepare, |batches| batches.last().unwrap());
         assert_eq!(
             last.unwrap_err().to_string(),
             "preparing the batch of step 2 panicked: step 2 is cursed"
@@ -206,11 +257,11 @@ mod tests {
     #[test]
     fn stops_when_the_consumer_has_enough() {
         let begun = AtomicU64::new(0);
-        let prepare = |step| {
+        let prepare = |step, ()| {
             begun.fetch_add(1, Ordering::SeqCst);
             Ok::<_, Infallible>(step)
         };
-        let first = prefetch(0..u64::MAX, 2, 4, prepare, |batches| batches.next());
+        let first = prefetch(0..u64::MAX, &by(2, 4), nothing, prepare, |batches| batches.next());
         assert_eq!(first.unwrap().unwrap(), 0);
         assert!(begun.load(Ordering::SeqCst) <= 5, "one taken, four ahead");
     }

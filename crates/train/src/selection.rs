@@ -16,7 +16,6 @@ use crate::{config::Faults, error::ConfigError};
 /// Words that come before a layer's number in a name: of transformers, of convolutional networks.
 const LAYER_WORDS: [&str; 2] = ["layers", "blocks"];
 
-const PREFIX_RULE: &str = "the start of a parameter's name";
 const FACTOR_RULE: &str = "a number of at least 0";
 
 /// A factor on the learning rate of all parameters whose name starts with a prefix.
@@ -111,8 +110,7 @@ impl SelectionConfig {
     ) -> Result<(), ConfigError> {
         let mut faults = Faults::default();
         for (i, prefix) in self.freeze.iter().enumerate() {
-            let fits = parameters.iter().any(|p| p.name.starts_with(prefix));
-            faults.need(&format!("{key}.freeze.{i}"), format!("`{prefix}`"), fits, PREFIX_RULE);
+            need_prefix(&format!("{key}.freeze.{i}"), prefix, &[parameters], &mut faults);
         }
         let found = format!("{} in a tower of {n_layers} layers", self.freeze_layers);
         let fits = self.freeze_layers <= n_layers;
@@ -170,10 +168,39 @@ pub fn check_prefixes(
 ) -> Result<(), ConfigError> {
     let mut faults = Faults::default();
     for (i, LrMultiplier { prefix, .. }) in list.iter().enumerate() {
-        let fits = parameters.iter().flat_map(|p| p.iter()).any(|p| p.name.starts_with(prefix));
-        faults.need(&format!("{key}.{i}.prefix"), format!("`{prefix}`"), fits, PREFIX_RULE);
+        need_prefix(&format!("{key}.{i}.prefix"), prefix, parameters, &mut faults);
     }
     faults.done()
+}
+
+/// Notes a fault where a prefix fits no parameter; it tells some that there are.
+pub(crate) fn need_prefix(
+    key: &str,
+    prefix: &str,
+    parameters: &[&[Parameter]],
+    faults: &mut Faults,
+) {
+    let all = || parameters.iter().flat_map(|list| list.iter());
+    let fits = all().any(|p| p.name.starts_with(prefix));
+    let expected = format!("the start of a parameter's name, such as {}", some_names(all()));
+    faults.need(key, format!("`{prefix}`"), fits, expected);
+}
+
+/// The most names that an error tells.
+const MOST_NAMES: usize = 12;
+
+/// A name of each part of a model, in the model's order: `text.tokens.weight`,
+/// `text.layers.0.attention.norm.weight`.
+pub(crate) fn some_names<'p>(parameters: impl Iterator<Item = &'p Parameter>) -> String {
+    let part = |name: &'p str| name.match_indices('.').nth(1).map_or(name, |(at, _)| &name[..at]);
+    let mut told: Vec<&str> = Vec::new();
+    for parameter in parameters {
+        if told.iter().all(|name| part(name) != part(&parameter.name)) {
+            told.push(&parameter.name);
+        }
+    }
+    told.truncate(MOST_NAMES);
+    told.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Where the parameters of a tower stand on the way from input to embedding.

@@ -1,4 +1,4 @@
-//! What a task learns from: rows that can be read in any order, by several threads at once.
+//! What a task learns from: rows, read in any order or as a stream, prepared by several threads at once.
 //!
 //! In:  rows of a source. Out: a [`TaskBatch`]: the inputs of both sides, what is known of them, and
 //!      what could not be read.
@@ -14,6 +14,8 @@ pub trait Source: Sync + Sized {
     type Text: Send;
     /// A prepared image.
     type Image: Send;
+    /// Rows on their way into a batch: what had to be read in order.
+    type Drawn: Send;
     /// Why nothing could be read at all.
     type Error: std::error::Error + Send + 'static;
 
@@ -44,11 +46,33 @@ pub trait Source: Sync + Sized {
         Vec::new()
     }
 
-    /// Reads rows; `seed` is the step's own, for augmentation.
+    /// Whether the source shuffles its rows itself. Then the sampler asks for the places of an epoch's
+    /// order one after the other, and which row stands where follows from [`Rows::order`] alone.
+    fn is_streamed(&self) -> bool {
+        false
+    }
+
+    /// Takes rows out of the data: called step after step, by one thread at a time. Any rows may be
+    /// asked for, only slower where they do not follow those of the call before.
+    ///
+    /// # Errors
+    /// When nothing can be read.
+    fn draw(&self, rows: Rows) -> Result<Self::Drawn, Self::Error>;
+
+    /// Prepares what was drawn, on any thread; `seed` is the step's own, for augmentation.
     ///
     /// # Errors
     /// When nothing can be read. A single bad row is a [`Reject`], never an error.
-    fn load(&self, rows: &[usize], seed: Seed) -> Result<BatchOf<Self>, Self::Error>;
+    fn load(&self, drawn: Self::Drawn, seed: Seed) -> Result<BatchOf<Self>, Self::Error>;
+}
+
+/// The rows that a batch takes of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rows {
+    /// Their numbers; of a source that is streamed, their places in the epoch's order.
+    pub numbers: Vec<usize>,
+    /// The seed of the epoch's order.
+    pub order: Seed,
 }
 
 /// The inputs of one side of a batch, all of one modality.

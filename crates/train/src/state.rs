@@ -37,6 +37,8 @@ const FACTS_FILE: &str = "state.json";
 const FOLDER: &str = "states";
 /// Settings that never affect the result; they may change between stop and resume.
 const FREE_SETTINGS: [&str; 3] = ["checkpoint", "evaluate_every", "prefetch"];
+/// The same within the tables of the towers.
+const FREE_OF_TOWERS: &str = "checkpoint_layers";
 
 const _: () = assert!(cfg!(target_endian = "little"), "tensor files are little-endian");
 
@@ -98,6 +100,10 @@ impl Identity {
         let mut config = serde_json::to_value(config).expect("a configuration is plain data");
         if let Some(settings) = config.as_object_mut() {
             settings.retain(|key, _| !FREE_SETTINGS.contains(&key.as_str()));
+            for tower in ["text", "image"] {
+                let settings = settings.get_mut(tower).and_then(|tower| tower.as_object_mut());
+                settings.and_then(|settings| settings.remove(FREE_OF_TOWERS));
+            }
         }
         Self { config, data: data.to_owned(), frozen: hash_bytes(frozen.concat().as_bytes()) }
     }

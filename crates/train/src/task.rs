@@ -49,6 +49,7 @@ impl<'a, S: Source> TaskData<'a, S> {
                 len: source.len(),
                 weight: *weight,
                 aspects: source.aspects(),
+                streamed: source.is_streamed(),
             })
             .collect();
         let seed = all.seed.stream("sampler").stream(&task.name);
@@ -58,12 +59,23 @@ impl<'a, S: Source> TaskData<'a, S> {
         Ok(Self { name: task.name.clone(), sources, draws })
     }
 
-    /// The batch of a step; `seed` is the run's own for inputs.
-    pub(crate) fn load(&self, step: u64, seed: Seed) -> Result<Option<BatchOf<S>>, S::Error> {
+    /// What the batch of a step is made of, by source; steps are asked for in order.
+    pub(crate) fn draw(&self, step: u64) -> Result<Vec<(usize, S::Drawn)>, S::Error> {
+        let rows = self.draws.batch(step).into_iter();
+        rows.map(|(source, rows)| Ok((source, self.sources[source].draw(rows)?))).collect()
+    }
+
+    /// The batch of a step from what was drawn for it; `seed` is the run's own for inputs.
+    pub(crate) fn load(
+        &self,
+        step: u64,
+        drawn: Vec<(usize, S::Drawn)>,
+        seed: Seed,
+    ) -> Result<Option<BatchOf<S>>, S::Error> {
         let seed = seed.stream(&self.name).at(step);
         let mut parts = Vec::new();
-        for (source, rows) in self.draws.batch(step) {
-            parts.push(self.sources[source].load(&rows, seed.at(source as u64))?);
+        for (source, drawn) in drawn {
+            parts.push(self.sources[source].load(drawn, seed.at(source as u64))?);
         }
         Ok(TaskBatch::join(parts))
     }
@@ -105,7 +117,7 @@ pub fn batches_of<'a, S: Source>(
     let data = TaskData::new((&task.name, task), sources, config, loss.as_ref(), usize::MAX)?;
     let inputs = config.seed.stream("inputs");
     Ok((0..n_steps).map(move |step| {
-        let loaded = data.load(step, inputs);
+        let loaded = data.draw(step).and_then(|drawn| data.load(step, drawn, inputs));
         let batch = loaded.map_err(|source| PrefetchError::Failed { step, source })?;
         checked::<S>(batch, &task.name, step + 1)
     }))
@@ -120,7 +132,8 @@ fn check_sources<S: Source>(
     let mut faults = Vec::new();
     let mut need = |what: &str, found: String, fits: bool, expected: &'static str| {
         if !fits {
-            faults.push(ConfigFault { key: format!("{key}.{what}"), found, expected });
+            let key = format!("{key}.{what}");
+            faults.push(ConfigFault { key, found, expected: expected.into() });
         }
     };
     need("sources", "empty".to_owned(), !sources.is_empty(), "one or more");

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, convert::Infallible};
 
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Tower, TowerError};
-use rand::Rng as _;
+use rand::{Rng as _, seq::SliceRandom as _};
 
 use crate::{
     adamw::AdamWConfig,
@@ -18,7 +18,7 @@ use crate::{
     losses::{LabelKind, Negatives, Reduction},
     schedule::{Decay, ScheduleConfig},
     selection::LrMultiplier,
-    source::{Ids, Inputs, OwnedLabels, Reject, Source, TaskBatch},
+    source::{Ids, Inputs, OwnedLabels, Reject, Rows, Source, TaskBatch},
     trained::TowerConfig,
 };
 
@@ -159,6 +159,8 @@ pub(crate) struct SmallPairs {
     /// What every row has besides its text and its picture.
     pub(crate) n_negatives: usize,
     pub(crate) labels: LabelKind,
+    /// Whether it gives its rows in an order of its own.
+    pub(crate) streamed: bool,
 }
 
 pub(crate) const TEXT_WIDTH: usize = 12;
@@ -184,6 +186,7 @@ impl SmallPairs {
             unreadable: BTreeSet::new(),
             n_negatives: 0,
             labels: LabelKind::None,
+            streamed: false,
         }
     }
 
@@ -195,6 +198,7 @@ impl SmallPairs {
 impl Source for SmallPairs {
     type Text = Vec<f32>;
     type Image = Vec<f32>;
+    type Drawn = Vec<usize>;
     type Error = Infallible;
 
     fn len(&self) -> usize {
@@ -217,9 +221,22 @@ impl Source for SmallPairs {
         vec![&self.ids]
     }
 
+    fn is_streamed(&self) -> bool {
+        self.streamed
+    }
+
+    fn draw(&self, rows: Rows) -> Result<Vec<usize>, Infallible> {
+        if !self.streamed {
+            return Ok(rows.numbers);
+        }
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.shuffle(&mut rows.order.rng());
+        Ok(rows.numbers.into_iter().map(|place| order[place]).collect())
+    }
+
     fn load(
         &self,
-        rows: &[usize],
+        rows: Vec<usize>,
         seed: Seed,
     ) -> Result<TaskBatch<Vec<f32>, Vec<f32>>, Infallible> {
         let (bad, good): (Vec<usize>, Vec<usize>) =
@@ -294,7 +311,7 @@ pub(crate) fn config() -> TrainConfig {
         },
         schedule: ScheduleConfig {
             peak_lr: 0.02,
-            warmup_steps: 4,
+            warmup_steps: Some(4),
             decay: Decay::Cosine,
             floor: 0.1,
         },

@@ -20,11 +20,12 @@ use conjoin_core::{Gradients, Parameter, Stop, Tower};
 
 use crate::{
     adamw::{clip_factor, grad_norm},
-    config::{CheckpointConfig, Keep, PrefetchConfig, TrainConfig},
+    config::{CheckpointConfig, Keep, TrainConfig},
     error::{StateError, StateErrorKind, TrainError},
     events::EventWriter,
     grad_cache::{self, Side, Sink, StepOutcome},
     journal::{Journal, StepLog, TaskLog},
+    memory::peak_memory_bytes,
     plateau::EvaluationPoint,
     prefetch::{Batches, prefetch},
     selection::check_prefixes,
@@ -249,11 +250,15 @@ where
         };
         let data = Arc::clone(&self.data);
         let inputs = self.config.seed.stream("inputs");
-        let prepare = |step| -> Result<Vec<_>, S::Error> {
-            data.iter().map(|task| task.load(step, inputs)).collect()
+        let draw = |step| -> Result<Vec<_>, S::Error> {
+            data.iter().map(|task| task.draw(step)).collect()
         };
-        let PrefetchConfig { threads, ahead } = self.config.prefetch;
-        let ended = prefetch(n_steps..self.config.steps, threads, ahead, prepare, |batches| {
+        let prepare = |step, drawn: Vec<_>| -> Result<Vec<_>, S::Error> {
+            let tasks = data.iter().zip(drawn);
+            tasks.map(|(task, drawn)| task.load(step, drawn, inputs)).collect()
+        };
+        let (steps, ahead) = (n_steps..self.config.steps, self.config.prefetch.clone());
+        let ended = prefetch(steps, &ahead, draw, prepare, |batches| {
             self.train(batches, &mut records, observer, stop)
         })?;
         if ended == Ended::Done {
@@ -451,6 +456,7 @@ where
             pairs_per_second: pairs as f64 / seconds,
             seconds,
             wait_share: waited.as_secs_f64() / seconds,
+            peak_memory_bytes: peak_memory_bytes(),
         }
     }
 
@@ -584,6 +590,8 @@ impl Records {
             ("grad_norm".to_owned(), log.grad_norm),
             ("pairs_per_second".to_owned(), log.pairs_per_second),
         ];
+        let memory = log.peak_memory_bytes.map(|bytes| bytes as f64);
+        scalars.extend(memory.map(|bytes| ("peak_memory_bytes".to_owned(), bytes)));
         for (name, task) in &log.tasks {
             scalars.push((format!("{name}/loss"), task.loss));
             scalars.push((format!("{name}/accuracy"), task.accuracy));

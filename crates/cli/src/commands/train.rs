@@ -1,7 +1,7 @@
 //! `conjoin train`: a model from a recipe.
 
 use anyhow::{Result, bail};
-use conjoin_core::Stop;
+use conjoin_core::{Progress as _, Stop};
 
 use crate::{
     Outcome,
@@ -20,11 +20,13 @@ pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcom
     skip(&mut recipe, &args.skip)?;
     if args.check {
         print(recipe.to_toml()?.trim_end())?;
-        return Ok(Outcome::Done);
+        let missing = recipe.missing_data();
+        missing.iter().for_each(|what| console.warn(what));
+        return Ok(if missing.is_empty() { Outcome::Done } else { Outcome::Refused });
     }
     recipe.start = recipe.start.found(console, stop)?;
     if let Some(n_steps) = args.export_batches {
-        batches::export(&recipe, n_steps, &recipe.out)?;
+        batches::export(&recipe, n_steps, &recipe.out, (console, stop))?;
         console.say(&format!("train: start and batches are in `{}`", recipe.out.display()));
         return Ok(Outcome::Done);
     }

@@ -1,8 +1,14 @@
 //! Rows as they are read for a batch, and how their texts and pictures are prepared.
 
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    panic::catch_unwind,
+};
+
 use conjoin_core::{Seed, Task};
-use conjoin_data::{Dataset, Item};
-use conjoin_input::{Augment, ImageContract, ImageLimits, Pixels, TextContract, Tokenizer, decode};
+use conjoin_input::{
+    Augment, ImageContract, ImageLimits, PatchDropout, Pixels, TextContract, Tokenizer, decode,
+};
 use conjoin_train::{Ids, Inputs, OwnedLabels, Reject, TaskBatch};
 use rand::Rng as _;
 
@@ -16,12 +22,19 @@ pub(crate) struct Preparation<'a> {
     pub augment: &'a Augment,
     /// Probability of leaving a token out.
     pub token_dropout: f32,
+    /// Patches left out of pictures.
+    pub patch_dropout: PatchDropout,
 }
 
 impl Preparation<'_> {
     /// The rules that decide what a row becomes.
     pub(super) fn rules(&self) -> serde_json::Value {
-        serde_json::json!([self.text, self.image, self.augment, self.token_dropout])
+        let Self { text, image, augment, token_dropout, patch_dropout, .. } = self;
+        let rules = serde_json::json!([text, image, augment, token_dropout]);
+        match patch_dropout.drops() {
+            false => rules,
+            true => serde_json::json!([rules, patch_dropout]),
+        }
     }
 
     pub(super) fn tokens(&self, text: &str, task: &Task, seed: Seed) -> Result<Vec<u32>, String> {
@@ -34,16 +47,21 @@ impl Preparation<'_> {
         Ok(ids)
     }
 
-    pub(super) fn picture(
-        &self,
-        dataset: &Dataset,
-        item: &Item,
-        seed: Seed,
-    ) -> Result<Pixels, String> {
-        let bytes = dataset.image_bytes(item).map_err(|e| told(&e))?;
-        let pixels = decode(&bytes, &ImageLimits::default()).map_err(|e| told(&e))?;
-        Ok(self.augment.apply(&pixels, self.image, seed))
+    /// The pixels of an encoded picture, changed. A decoder that breaks down costs its picture.
+    pub(super) fn picture(&self, bytes: &[u8], seed: Seed) -> Result<Pixels, String> {
+        let decoded = catch_unwind(|| decode(bytes, &ImageLimits::default()));
+        let decoded = decoded.map_err(|_| "the decoder of the picture broke down".to_owned())?;
+        let pixels = decoded.map_err(|e| told(&e))?;
+        let pixels = self.augment.apply(&pixels, self.image, seed);
+        Ok(self.patch_dropout.apply(pixels, seed.stream("patches")))
     }
+}
+
+/// The same number for equal things, whatever source they come from.
+pub(super) fn id(thing: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    thing.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// An error and its cause, in one line.

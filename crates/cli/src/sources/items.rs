@@ -1,7 +1,5 @@
 //! Pairs of the items of a dataset: texts with pictures, texts with texts, pictures with pictures.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use anyhow::{Result, bail};
 use conjoin_core::{Seed, Task, hash_bytes};
 use conjoin_data::{Dataset, Item, Split};
@@ -11,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{
     ItemsConfig, PairKind, TextChoice,
-    batch::{Gathered, Input, Loaded, Preparation},
+    batch::{Gathered, Input, Loaded, Preparation, id, told},
 };
 use crate::items::{joined_text, title};
 
@@ -66,11 +64,8 @@ impl<'a> ItemSource<'a> {
             Ok::<_, String>(Input::Text(prepared.tokens(text, task, seed.stream(name))?))
         };
         let picture = |name: &str| {
-            Ok::<_, String>(Input::Image(prepared.picture(
-                self.dataset,
-                item,
-                seed.stream(name),
-            )?))
+            let bytes = self.dataset.image_bytes(item).map_err(|e| told(&e))?;
+            Ok::<_, String>(Input::Image(prepared.picture(&bytes, seed.stream(name))?))
         };
         match self.config.pair {
             // Pictures are searched for with texts, so these are embedded as queries are.
@@ -140,11 +135,4 @@ fn two_texts(item: &Item, seed: Seed) -> [&str; 2] {
     let first = rng.random_range(0..n);
     let second = (first + rng.random_range(1..n)) % n;
     [first, second].map(|i| item.texts[i].1.trim())
-}
-
-/// The same number for equal things, whatever source they come from.
-fn id(thing: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    thing.hash(&mut hasher);
-    hasher.finish()
 }

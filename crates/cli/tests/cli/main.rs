@@ -14,6 +14,7 @@ mod precision;
 mod quality;
 mod recipes;
 mod rerank;
+mod shards;
 mod support;
 mod vectors;
 mod whole_loop;

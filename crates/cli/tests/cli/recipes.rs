@@ -24,9 +24,14 @@ fn every_recipe_of_the_project_is_one() {
     assert!(all.len() >= 6, "{all:?}");
     let dir = tempdir().unwrap();
     for path in all {
-        let checked = conjoin(dir.path(), &["train", path.to_str().unwrap(), "--check"]).expect(0);
+        // Those that stream shards are told that these are not here.
+        let streams = fs::read_to_string(&path).unwrap().contains("shards = ");
+        let code = i32::from(streams);
+        let checked =
+            conjoin(dir.path(), &["train", path.to_str().unwrap(), "--check"]).expect(code);
+        assert_eq!(checked.err.contains("shards are missing"), streams, "{}", checked.err);
         fs::write(dir.path().join("resolved.toml"), &checked.out).unwrap();
-        let again = conjoin(dir.path(), &["train", "resolved.toml", "--check"]).expect(0);
+        let again = conjoin(dir.path(), &["train", "resolved.toml", "--check"]).expect(code);
         assert_eq!(again.out, checked.out, "{}", path.display());
     }
 }
@@ -183,6 +188,62 @@ fn stages_go_on_from_each_other_and_are_done_once() {
         name.to_string_lossy().starts_with("events.out.tfevents.")
     });
     assert_eq!(events.count(), 1);
+}
+
+/// Data, a loss, steps and a rate are enough; layers are computed twice and patches left out where told.
+#[test]
+fn the_shortest_recipe_trains_and_towers_are_told_what_to_keep() {
+    let dir = tempdir().unwrap();
+    let data = trained().join("data").display().to_string();
+    let recipe = |image: &str| {
+        format!(
+            r#"
+out = "run"
+start.towers = {{ image_size = 64, width = 32, max_tokens = 32, {image} text.new = {{ width = 32, layers = 2, heads = 2 }} }}
+train.steps = 3
+train.schedule.peak_lr = 0.001
+train.task = [{{ data = [{{ items = {{ path = "{data}" }} }}], loss.kind = "info_nce" }}]
+"#
+        )
+    };
+    let vit = "image.new = { patch = 16, width = 32, layers = 2, heads = 2 },";
+    fs::write(dir.path().join("net.toml"), recipe("")).unwrap();
+    fs::write(dir.path().join("vit.toml"), recipe(vit)).unwrap();
+    let train = |recipe: &str, out: &str, more: &[&str]| {
+        conjoin(dir.path(), &[&["train", recipe, "--out", out], more].concat())
+    };
+    let print = |out: &str| {
+        read_json(dir.path().join(out).join("model/manifest.json"))["fingerprint"].clone()
+    };
+    train("net.toml", "net", &[]).expect(0);
+    let line = fs::read_to_string(dir.path().join("net/train/train.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    assert_eq!(first["pairs"], 32, "all there are");
+    if cfg!(target_os = "linux") {
+        assert!(first["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+    }
+    train("vit.toml", "plain", &[]).expect(0);
+    let twice = ["train.text.checkpoint_layers=true", "train.image.checkpoint_layers=true"];
+    train("vit.toml", "twice", &["--set", twice[0], "--set", twice[1]]).expect(0);
+    assert_eq!(print("plain"), print("twice"), "layers computed twice change nothing");
+    let half = ["--set", "train.patch_dropout=0.5"];
+    train("vit.toml", "half", &half).expect(0);
+    train("vit.toml", "again", &half).expect(0);
+    assert_eq!(print("half"), print("again"));
+    assert_ne!(print("half"), print("plain"));
+
+    let refused = |more: [&str; 2], expected: &str| {
+        let said = train("net.toml", "bad", &more).expect(2).err;
+        assert!(said.contains(expected), "{said}");
+    };
+    refused(half, "`patch_dropout` is 0.5, it must be 0: the image tower has no patches");
+    refused(["--set", "train.patch_dropout=1.0"], "`patch_dropout` is 1, it must be at least 0");
+    refused(["--set", twice[1]], "`image.checkpoint_layers` is true, it must be false");
+    let whole = "train.image={lora={rank=2,alpha=4.0,targets=[{suffix=\"projection.weight\"}]},\
+                 whole=[\"image.head.\"]}";
+    let names = "such as `image.stem.weight`, `image.blocks.0";
+    refused(["--set", whole], names);
+    refused(["--set", "train.image.select.freeze=[\"picture.\"]"], names);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(super) fn fields(bytes: &[u8], limits: &Limits) -> Result<Vec<(String, Strin
 }
 
 /// Parses one object as it is.
-pub(super) fn object(bytes: &[u8], limits: &Limits) -> Result<Map<String, Value>, Reason> {
+pub(crate) fn object(bytes: &[u8], limits: &Limits) -> Result<Map<String, Value>, Reason> {
     if let Err(error) = std::str::from_utf8(bytes) {
         let byte = error.valid_up_to() + 1;
         return Err(Reason::NotUtf8 { part: "the line".to_owned(), byte });

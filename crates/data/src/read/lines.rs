@@ -42,7 +42,7 @@ pub(super) fn head(path: &Path, n: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Whether an error tells of the file's content and not of the machine.
-pub(super) fn is_damage(error: &io::Error) -> bool {
+pub(crate) fn is_damage(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
     [InvalidData, InvalidInput, Other, UnexpectedEof].contains(&error.kind())
 }

@@ -21,7 +21,7 @@ use crate::{
 /// The field that a sample's or a picture's `.txt` becomes.
 pub(super) const TEXT_FIELD: &str = "text";
 /// Names longer than this are not ours to read.
-const MAX_NAME_BYTES: u64 = 1 << 16;
+pub(crate) const MAX_NAME_BYTES: u64 = 1 << 16;
 
 pub(super) fn read(
     path: &Path,
@@ -66,9 +66,9 @@ impl Samples<'_, '_> {
             let mut entry = entry?;
             let kind = entry.header().entry_type();
             if kind == EntryType::GNULongName {
-                long_name = Some(gnu_name(&mut entry)?);
+                long_name = Some(gnu_name(&short(&mut entry)?));
             } else if kind == EntryType::XHeader {
-                long_name = pax_name(&mut entry)?.or(long_name);
+                long_name = pax_name(&short(&mut entry)?)?.or(long_name);
             } else if kind == EntryType::Regular || kind == EntryType::Continuous {
                 let name = long_name.take().unwrap_or_else(|| header_name(&entry));
                 if self.add(&name, &mut entry)?.is_break() {
@@ -86,7 +86,7 @@ impl Samples<'_, '_> {
             return Ok(ControlFlow::Continue(()));
         };
         let kind = match extension.to_ascii_lowercase().as_str() {
-            "jpg" | "jpeg" | "png" | "webp" | "gif" => Part::Image,
+            extension if is_image(extension) => Part::Image,
             "json" => Part::Json,
             "txt" => Part::Text,
             _ => return Ok(ControlFlow::Continue(())),
@@ -165,8 +165,13 @@ pub(super) fn text_field(bytes: Vec<u8>) -> Result<Vec<(String, String)>, Reason
     }
 }
 
+/// Whether a file of this extension, in lower case, is a picture.
+pub(crate) fn is_image(extension: &str) -> bool {
+    ["jpg", "jpeg", "png", "webp", "gif"].contains(&extension)
+}
+
 /// `dir/key.ext` -> (`dir/key`, `ext`); `None` for hidden files and names without an extension.
-fn split_name(name: &str) -> Option<(&str, &str)> {
+pub(crate) fn split_name(name: &str) -> Option<(&str, &str)> {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = name[file..].find('.')?;
     (dot > 0).then(|| (&name[..file + dot], &name[file + dot + 1..]))
@@ -197,15 +202,15 @@ fn header_name(entry: &Entry<'_, impl Read>) -> String {
     String::from_utf8_lossy(&entry.path_bytes()).into_owned()
 }
 
-fn gnu_name(entry: &mut Entry<'_, impl Read>) -> io::Result<String> {
-    let bytes = short(entry)?;
-    Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned())
+/// The name of the entry that follows, of a GNU extension's content.
+pub(crate) fn gnu_name(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
 }
 
-fn pax_name(entry: &mut Entry<'_, impl Read>) -> io::Result<Option<String>> {
-    let bytes = short(entry)?;
+/// The same of a POSIX extension, if it gives a name.
+pub(crate) fn pax_name(bytes: &[u8]) -> io::Result<Option<String>> {
     let mut name = None;
-    for extension in PaxExtensions::new(&bytes) {
+    for extension in PaxExtensions::new(bytes) {
         let extension = extension?;
         if extension.key_bytes() == b"path" {
             name = Some(String::from_utf8_lossy(extension.value_bytes()).into_owned());

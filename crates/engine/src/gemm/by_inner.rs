@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::{
-    MatRef,
+    Rows,
     left::{Left, pack_tiles, pack_tiles_here, tile_words},
     packed::{PackedMatrix, Precision},
     product::{Epilogue, Product},
@@ -25,37 +25,26 @@ const SHORTEST_SLICE: usize = 512;
 /// Rows of the inner dimension packed at once within a slice.
 const DEPTH: usize = 1024;
 
-/// The matrices of one product.
-#[derive(Clone, Copy)]
-struct Operands<'a> {
-    /// `[inner, m]`
-    a: &'a [f32],
-    /// `[inner, n]`
-    b: &'a [f32],
-    m: usize,
-    n: usize,
-}
-
 /// `out = aᵀ · b` (or `+=`).
 ///
 /// # Shapes
 /// `a`: `[inner, m]`, `b`: `[inner, n]`, `out`: `[m, n]`, all row-major.
 pub(super) fn multiply(
     out: &mut [f32],
-    (a, b): (&[f32], &[f32]),
-    (m, n): (usize, usize),
+    a: Rows<'_>,
+    b: Rows<'_>,
     (precision, add): (Precision, bool),
     pool: &Pool,
 ) {
-    let inner = a.len() / m;
+    let (inner, m, n) = (a.inner, a.cols, b.cols);
     let blocks = (m * n).div_ceil(BLOCK_VALUES);
     let slices = (inner / SHORTEST_SLICE).clamp(1, BLOCKS.div_ceil(blocks));
     if slices == 1 {
         let k_words = precision.words(inner);
         let mut tiles = pool.take(tile_words(m, k_words));
         let tiles: &mut [u32] = bytemuck::cast_slice_mut(tiles.as_mut());
-        pack_tiles(tiles, a, m, precision);
-        let right = PackedMatrix::pack(MatRef::new(b, inner, n), precision, pool);
+        pack_tiles(tiles, a, precision);
+        let right = PackedMatrix::pack_rows(b, precision, pool);
         let left = Left::tiles(tiles, m, k_words);
         Product { left, right: &right, epilogue: Epilogue { add, ..Epilogue::NONE } }.run(out);
         return;
@@ -64,8 +53,7 @@ pub(super) fn multiply(
     let mut partials = pool.take(inner.div_ceil(length) * m * n);
     partials.as_mut().par_chunks_exact_mut(m * n).enumerate().for_each(|(slice, partial)| {
         let (from, to) = (slice * length, inner.min((slice + 1) * length));
-        let part = Operands { a: &a[from * m..to * m], b: &b[from * n..to * n], m, n };
-        part.multiply(partial, precision);
+        multiply_here(partial, a.part(from, to), b.part(from, to), precision);
     });
     let partials = partials.as_ref();
     simd::for_row_blocks(
@@ -88,23 +76,19 @@ thread_local! {
     static SCRATCH: RefCell<(Aligned, PackedMatrix)> = RefCell::default();
 }
 
-impl Operands<'_> {
-    /// The product on the calling thread.
-    fn multiply(self, out: &mut [f32], precision: Precision) {
-        let (m, n) = (self.m, self.n);
-        let inner = self.a.len() / m;
-        SCRATCH.with_borrow_mut(|(tiles, right)| {
-            for from in (0..inner).step_by(DEPTH) {
-                let to = inner.min(from + DEPTH);
-                let k_words = precision.words(to - from);
-                let tiles = tiles.at_least(tile_words(m, k_words));
-                let tiles: &mut [u32] = bytemuck::cast_slice_mut(tiles);
-                pack_tiles_here(tiles, &self.a[from * m..to * m], m, precision);
-                right.pack_again(MatRef::new(&self.b[from * n..to * n], to - from, n), precision);
-                let left = Left::tiles(tiles, m, k_words);
-                let epilogue = Epilogue { add: from > 0, ..Epilogue::NONE };
-                Product { left, right, epilogue }.run_here(out);
-            }
-        });
-    }
+/// The product on the calling thread.
+fn multiply_here(out: &mut [f32], a: Rows<'_>, b: Rows<'_>, precision: Precision) {
+    SCRATCH.with_borrow_mut(|(tiles, right)| {
+        for from in (0..a.inner).step_by(DEPTH) {
+            let to = a.inner.min(from + DEPTH);
+            let k_words = precision.words(to - from);
+            let tiles = tiles.at_least(tile_words(a.cols, k_words));
+            let tiles: &mut [u32] = bytemuck::cast_slice_mut(tiles);
+            pack_tiles_here(tiles, a.part(from, to), precision);
+            right.pack_rows_again(b.part(from, to), precision);
+            let left = Left::tiles(tiles, a.cols, k_words);
+            let epilogue = Epilogue { add: from > 0, ..Epilogue::NONE };
+            Product { left, right, epilogue }.run_here(out);
+        }
+    });
 }

@@ -7,8 +7,9 @@
 use rayon::prelude::*;
 
 use super::{
-    packed::{Precision, pair, to_bf16},
-    tile::{TileSize, Words},
+    Numbers, Rows, kernels,
+    packed::{Precision, pair},
+    tile::{MAX_ROWS, TileSize, Words},
 };
 use crate::{math::SHIFT, simd, vectorize};
 
@@ -103,7 +104,7 @@ pub(crate) fn convert<'x>(
                     let values = row.values();
                     match precision {
                         Precision::F32 => words.copy_from_slice(values),
-                        Precision::Bf16 => to_pairs(bytemuck::cast_slice_mut(words), values),
+                        Precision::Bf16 => round_row(words, values),
                         Precision::Int8 => {
                             levels[i] = to_bytes(bytemuck::cast_slice_mut(words), values);
                         }
@@ -142,12 +143,15 @@ impl Row<'_, '_> {
     }
 }
 
+/// Writes a row as words of bf16, a zero behind an odd last.
+///
+/// # Panics
+/// When there are not just the words that the row takes.
 #[inline(always)]
-pub(super) fn to_pairs(to: &mut [u16], values: &[f32]) {
-    for (to, x) in to.iter_mut().zip(values) {
-        *to = to_bf16(*x);
-    }
-    to[values.len()..].fill(0);
+pub(crate) fn round_row(words: &mut [f32], values: &[f32]) {
+    let (to, rest) = bytemuck::cast_slice_mut(words).split_at_mut(values.len());
+    kernels::round(to, values);
+    rest.fill(0);
 }
 
 /// `q = round((x − min) · 255 / (max − min))`
@@ -172,20 +176,21 @@ pub(crate) fn tile_words(m: usize, k_words: usize) -> usize {
     m.next_multiple_of(TileSize::of_machine().rows) * k_words
 }
 
-/// Packs the columns of the row-major `[k, m]` matrix `a` as rows of tiles `[m / R, k words, R]`, zeros
-/// behind the last; on all threads.
-pub(crate) fn pack_tiles(words: &mut [u32], a: &[f32], m: usize, precision: Precision) {
-    let rows = TileSize::of_machine().rows;
-    let tiles = words.par_chunks_exact_mut(words_of_tile(a.len() / m, precision));
-    tiles.enumerate().for_each(|(i, tile)| pack_tile(tile, a, (m, i * rows), precision));
+/// Tiles packed together: rows of their columns fill cache lines.
+const TILES_PER_TASK: usize = 4;
+
+/// Packs the columns of `a`, `[k, m]`, as rows of tiles `[m / R, k words, R]`, zeros behind the last; on
+/// all threads.
+pub(crate) fn pack_tiles(words: &mut [u32], a: Rows<'_>, precision: Precision) {
+    let tiles = words.par_chunks_mut(TILES_PER_TASK * words_of_tile(a.inner, precision));
+    tiles.enumerate().for_each(|(i, tiles)| pack_some(tiles, a, i * TILES_PER_TASK, precision));
 }
 
 /// As [`pack_tiles`], on the calling thread.
-pub(crate) fn pack_tiles_here(words: &mut [u32], a: &[f32], m: usize, precision: Precision) {
-    let rows = TileSize::of_machine().rows;
-    let len = words_of_tile(a.len() / m, precision);
-    for (i, tile) in words.chunks_exact_mut(len).enumerate() {
-        pack_tile(tile, a, (m, i * rows), precision);
+pub(crate) fn pack_tiles_here(words: &mut [u32], a: Rows<'_>, precision: Precision) {
+    let some = TILES_PER_TASK * words_of_tile(a.inner, precision);
+    for (i, tiles) in words.chunks_mut(some).enumerate() {
+        pack_some(tiles, a, i * TILES_PER_TASK, precision);
     }
 }
 
@@ -194,22 +199,74 @@ fn words_of_tile(k: usize, precision: Precision) -> usize {
     (TileSize::of_machine().rows * precision.words(k)).max(1)
 }
 
+/// The tiles from tile `first` on.
+fn pack_some(words: &mut [u32], a: Rows<'_>, first: usize, precision: Precision) {
+    let rows = TileSize::of_machine().rows;
+    let len = words_of_tile(a.inner, precision);
+    vectorize(
+        #[inline(always)]
+        || match a.numbers {
+            Numbers::Bf16(halves) if rows == MAX_ROWS => {
+                pack_halves::<MAX_ROWS>((words, len), (halves, a), first * rows);
+            }
+            Numbers::Bf16(halves) => pack_halves::<4>((words, len), (halves, a), first * rows),
+            Numbers::F32(values) => {
+                for (i, tile) in words.chunks_exact_mut(len).enumerate() {
+                    pack_tile(tile, values, (a.cols, (first + i) * rows), precision);
+                }
+            }
+        },
+    );
+}
+
+/// Tiles of `R` columns, from column `first` on, of rows of bf16: pairs of rows become rows of words.
+#[inline(always)]
+fn pack_halves<const R: usize>(
+    (words, len): (&mut [u32], usize),
+    (halves, a): (&[u16], Rows<'_>),
+    first: usize,
+) {
+    let stride = a.stride();
+    let zeros = [0; R];
+    for (t, tile) in words.chunks_exact_mut(len).enumerate() {
+        let (tile, _) = tile.as_chunks_mut::<R>();
+        let column = first + t * R;
+        for (i, to) in tile.iter_mut().enumerate() {
+            let low = halves.get(2 * i * stride + column..);
+            let high = halves.get((2 * i + 1) * stride + column..);
+            if column + R <= a.cols {
+                let low = low.and_then(|row| row.first_chunk::<R>()).unwrap_or(&zeros);
+                let high = high.and_then(|row| row.first_chunk::<R>()).unwrap_or(&zeros);
+                for j in 0..R {
+                    to[j] = u32::from(low[j]) | u32::from(high[j]) << 16;
+                }
+            } else {
+                let at = |row: Option<&[u16]>, j: usize| {
+                    let half = row.and_then(|row| row.get(j)).filter(|_| column + j < a.cols);
+                    half.copied().unwrap_or(0)
+                };
+                for (j, to) in to.iter_mut().enumerate() {
+                    *to = u32::from(at(low, j)) | u32::from(at(high, j)) << 16;
+                }
+            }
+        }
+    }
+}
+
 /// One tile, whose first row is column `first` of `a`.
+#[inline(always)]
 fn pack_tile(words: &mut [u32], a: &[f32], (m, first): (usize, usize), precision: Precision) {
     let rows = TileSize::of_machine().rows;
     let n = rows.min(m - first);
-    vectorize(
-        #[inline(always)]
-        || match (precision, n == 8) {
-            (Precision::F32, true) => pack_columns::<1, 8>(words, (a, m, first), |[x]| x.to_bits()),
-            (Precision::Bf16, true) => pack_columns::<2, 8>(words, (a, m, first), pair),
-            (Precision::F32, false) => {
-                pack_few::<1>(words, (a, m, first), (n, rows), |[x]| x.to_bits())
-            }
-            (Precision::Bf16, false) => pack_few::<2>(words, (a, m, first), (n, rows), pair),
-            (Precision::Int8, _) => unreachable!("gradients are not computed of bytes"),
-        },
-    );
+    match (precision, n == MAX_ROWS) {
+        (Precision::F32, true) => pack_columns::<1, 8>(words, (a, m, first), |[x]| x.to_bits()),
+        (Precision::Bf16, true) => pack_columns::<2, 8>(words, (a, m, first), pair),
+        (Precision::F32, false) => {
+            pack_few::<1>(words, (a, m, first), (n, rows), |[x]| x.to_bits())
+        }
+        (Precision::Bf16, false) => pack_few::<2>(words, (a, m, first), (n, rows), pair),
+        (Precision::Int8, _) => unreachable!("gradients are not computed of bytes"),
+    }
 }
 
 /// A whole tile of `R` columns.

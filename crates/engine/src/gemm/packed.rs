@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MatRef,
+    MatRef, Numbers, Rows,
     kernels::{BLOCK, transpose_block},
     tile::TileSize,
 };
@@ -79,11 +79,6 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    fn clear(&mut self) {
-        self.scales.clear();
-        self.sums.clear();
-    }
-
     fn extend(&mut self, panel: &[(f32, f32)]) {
         self.scales.extend(panel.iter().map(|(scale, _)| scale));
         self.sums.extend(panel.iter().map(|(_, sum)| sum));
@@ -113,7 +108,7 @@ impl PackedMatrix {
     /// Packs `b` on all threads.
     pub(crate) fn pack(b: MatRef<'_>, precision: Precision, pool: &Pool) -> Self {
         let mut packed = Self::empty(pool);
-        packed.shape(b, precision);
+        packed.shape((b.rows, b.cols), precision);
         let panels: Vec<_> = packed.panels_mut().collect();
         let columns: Vec<_> = panels
             .into_par_iter()
@@ -128,24 +123,27 @@ impl PackedMatrix {
         packed
     }
 
-    /// Packs `b` on the calling thread, into the memory of what was packed before.
-    pub(crate) fn pack_again(&mut self, b: MatRef<'_>, precision: Precision) {
-        self.shape(b, precision);
-        let mut columns = std::mem::take(&mut self.columns);
-        columns.clear();
-        for (first, panel) in self.panels_mut() {
-            columns.extend(&vectorize(
-                #[inline(always)]
-                || pack_panel(panel, b, first, precision),
-            ));
-        }
-        self.columns = columns;
+    /// As [`PackedMatrix::pack`], of rows that may be rounded already.
+    pub(super) fn pack_rows(b: Rows<'_>, precision: Precision, pool: &Pool) -> Self {
+        let mut packed = Self::empty(pool);
+        packed.shape((b.inner, b.cols), precision);
+        let panels: Vec<_> = packed.panels_mut().collect();
+        panels.into_par_iter().for_each(|(first, panel)| pack_rows(panel, b, first, precision));
+        packed
     }
 
-    fn shape(&mut self, b: MatRef<'_>, precision: Precision) {
-        (self.k, self.n, self.precision) = (b.rows, b.cols, precision);
-        self.k_words = precision.words(b.rows);
-        self.words.at_least(self.k_words * b.cols.next_multiple_of(self.size.lanes));
+    /// Packs rows on the calling thread, into the memory of what was packed before.
+    pub(super) fn pack_rows_again(&mut self, b: Rows<'_>, precision: Precision) {
+        self.shape((b.inner, b.cols), precision);
+        for (first, panel) in self.panels_mut() {
+            pack_rows(panel, b, first, precision);
+        }
+    }
+
+    fn shape(&mut self, (k, n): (usize, usize), precision: Precision) {
+        (self.k, self.n, self.precision) = (k, n, precision);
+        self.k_words = precision.words(k);
+        self.words.at_least(self.k_words * n.next_multiple_of(self.size.lanes));
     }
 
     /// (First column, words) of every panel.
@@ -187,6 +185,40 @@ pub(crate) fn to_bf16(x: f32) -> u16 {
 #[inline(always)]
 pub(super) fn pair([low, high]: [f32; 2]) -> u32 {
     u32::from(to_bf16(low)) | u32::from(to_bf16(high)) << 16
+}
+
+/// Packs the columns of rows from `first` on into one panel as wide as it has room for.
+fn pack_rows(panel: &mut [u32], b: Rows<'_>, first: usize, precision: Precision) {
+    vectorize(
+        #[inline(always)]
+        || match b.numbers {
+            Numbers::F32(values) => {
+                pack_panel(panel, MatRef::new(values, b.inner, b.cols), first, precision);
+            }
+            Numbers::Bf16(halves) => pack_halves(panel, (halves, b), first),
+        },
+    );
+}
+
+/// Pairs of rows of bf16 become rows of words.
+#[inline(always)]
+fn pack_halves(panel: &mut [u32], (halves, b): (&[u16], Rows<'_>), first: usize) {
+    let width = panel.len() / Precision::Bf16.words(b.inner).max(1);
+    let cols = width.min(b.cols - first);
+    for (words, rows) in panel.chunks_exact_mut(width.max(1)).zip(halves.chunks(2 * b.stride())) {
+        let (low, high) = rows.split_at(b.stride());
+        let low = &low[first..first + cols];
+        if let Some(high) = high.get(first..first + cols) {
+            for ((to, low), high) in words.iter_mut().zip(low).zip(high) {
+                *to = u32::from(*low) | u32::from(*high) << 16;
+            }
+        } else {
+            for (to, low) in words.iter_mut().zip(low) {
+                *to = u32::from(*low);
+            }
+        }
+        words[cols..].fill(0);
+    }
 }
 
 /// Packs the columns of `b` from `first` on into one panel as wide as it has room for. Gives scale and

@@ -1,4 +1,4 @@
-//! A product with its epilogue: `out (+)= residual + γ ∘ act(a · b + bias)`.
+//! A product with its epilogue: `out (+)= residual + γ ∘ act'(kept) ∘ act(a · b + bias)`.
 //!
 //! In:  a [`Left`] and a [`PackedMatrix`] of one precision. Out: rows of `f32`.
 //! Blocks of rows and groups of panels go to the threads. A panel is summed over the inner dimension for
@@ -37,6 +37,9 @@ pub(crate) struct Epilogue<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     /// Of sum and bias.
     pub(crate) activation: Activation,
+    /// Whose derivative at these `[m, n]` numbers the activated sum is multiplied with, as
+    /// [`Activation::scale_gradient`] does.
+    pub(crate) derivative: Option<(Activation, &'a [f32])>,
     /// `γ`, `[n]`
     pub(crate) factors: Option<&'a [f32]>,
     /// `[m, n]`
@@ -50,6 +53,7 @@ impl Epilogue<'_> {
     pub(crate) const NONE: Self = Self {
         bias: None,
         activation: Activation::Identity,
+        derivative: None,
         factors: None,
         residual: None,
         add: false,
@@ -238,8 +242,9 @@ impl Block<'_> {
         for row in rows {
             // SAFETY: whoever made the block promised that these rows and panels are its own.
             kernels::ask_to_write(unsafe { self.out.row(row, columns.clone()) });
-            if let Some(residual) = epilogue.residual {
-                kernels::prefetch(&residual[row * right.n..][columns.clone()]);
+            let read = epilogue.residual.or(epilogue.derivative.map(|(_, kept)| kept));
+            if let Some(read) = read {
+                kernels::prefetch(&read[row * right.n..][columns.clone()]);
             }
         }
     }
@@ -280,6 +285,12 @@ impl Block<'_> {
             }
             for v in 0..V {
                 z[v] = epilogue.activation.of(simd, simd.add_f32s(z[v], bias[v]));
+            }
+            if let Some((activation, kept)) = epilogue.derivative {
+                let kept = load::<S, V, WHOLE>(simd, &kept[row * right.n + first..][..n]);
+                for v in 0..V {
+                    z[v] = simd.mul_f32s(z[v], activation.derivative_of(simd, kept[v]));
+                }
             }
             if epilogue.factors.is_some() {
                 for v in 0..V {

@@ -12,7 +12,7 @@ use pulp::{Simd, WithSimd};
 use super::{
     MatRef,
     kernels::{self, BLOCK, Multiplying, transpose_block},
-    left::to_pairs,
+    left::round_row,
     packed::{Precision, pair},
     tile::{MAX_ROWS, MAX_WIDTH, TileKernel, VECTORS, Words, tile_of},
 };
@@ -112,7 +112,7 @@ impl<S: Simd, K: TileKernel> Tiles<S, K> {
         let k_words = k.div_ceil(2);
         let room = room.at_least(rows.len() / k * k_words);
         for (words, row) in room.chunks_exact_mut(k_words).zip(rows.chunks_exact(k)) {
-            to_pairs(bytemuck::cast_slice_mut(words), row);
+            round_row(bytemuck::cast_slice_mut(words), row);
         }
         bytemuck::cast_slice(room)
     }

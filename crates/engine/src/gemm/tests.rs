@@ -176,6 +176,25 @@ fn rounding_to_bf16_is_to_the_nearest_even() {
 }
 
 #[test]
+fn rounding_many_is_rounding_each() {
+    let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, 1.003_906_2];
+    let all: Vec<f32> = values(77, 3).into_iter().chain(special).collect();
+    let mut many = vec![0; all.len()];
+    kernels::round(&mut many, &all);
+    for (x, rounded) in all.iter().zip(&many) {
+        let widened = f32::from_bits(u32::from(*rounded) << 16);
+        assert!(*rounded == to_bf16(*x) || (x.is_nan() && widened.is_nan()), "{x}: {rounded:x}");
+    }
+}
+
+/// Rows as [`convert`] writes them.
+fn words(rows: &[f32], cols: usize, precision: Precision) -> Vec<f32> {
+    let mut words = vec![0.0; rows.len() / cols * precision.words(cols)];
+    convert(&mut words, &mut [], cols, precision, |i, _| Row::Given(&rows[i * cols..][..cols]));
+    words
+}
+
+#[test]
 fn the_gradient_of_a_weight_agrees_with_a_triple_loop() {
     for (m, n, inner) in [(1, 1, 3), (24, 27, 5003), (70, 20, 500), (9, 100, 64), (200, 130, 513)] {
         let (a, b) = (values(inner * m, 1), values(inner * n, 2));
@@ -185,9 +204,19 @@ fn the_gradient_of_a_weight_agrees_with_a_triple_loop() {
         for precision in [Precision::F32, Precision::Bf16] {
             for add in [false, true] {
                 let mut out = vec![0.5; m * n];
-                let (a_ref, b_ref) = (MatRef::new(&a, inner, m), MatRef::new(&b, inner, n));
+                let (a_ref, b_ref) = (Rows::of(&a, m), Rows::of(&b, n));
                 let pool = Pool::default();
                 multiply_transposed(&mut out, a_ref, b_ref, (precision, add), &pool);
+                let (a_words, b_words) = (words(&a, m, precision), words(&b, n, precision));
+                let mut of_words = vec![0.5; m * n];
+                multiply_transposed(
+                    &mut of_words,
+                    Rows::of_words(&a_words, m, precision),
+                    Rows::of_words(&b_words, n, precision),
+                    (precision, add),
+                    &pool,
+                );
+                assert_eq!(out, of_words, "rows that are rounded before");
                 let seen = |x: &[f32]| -> Vec<f32> {
                     let rounds = precision == Precision::Bf16;
                     x.iter().map(|x| if rounds { widened(*x) } else { *x }).collect()

@@ -63,13 +63,16 @@ pub struct AttentionSpec {
     /// How many tokens of each sequence, from its first, are seen by others and itself; all of them
     /// when there are no numbers. A token that sees none gets zeros.
     pub visible: Option<Arc<[usize]>>,
+    /// The position that each token is turned to, `t` of them; its place in its sequence when there are
+    /// no numbers. Masks, reach and biases go by the place in the sequence either way.
+    pub places: Option<Arc<[usize]>>,
 }
 
 impl AttentionSpec {
     /// Attention to all tokens of the mask, without a bias.
     #[must_use]
     pub fn plain(heads: usize, mask: Mask) -> Self {
-        Self { heads, mask, reach: None, bias: None, rotary: None, visible: None }
+        Self { heads, mask, reach: None, bias: None, rotary: None, visible: None, places: None }
     }
 }
 
@@ -91,7 +94,8 @@ impl Exec<'_> {
     ///
     /// # Panics
     /// When the heads do not divide the width, the offsets do not cover the tokens, the visible tokens
-    /// are told of another number of sequences, or the rotary table is too short or of another width.
+    /// are told of another number of sequences, or the rotary table is too short or of another width, or there
+    /// is not a position per token.
     #[must_use]
     pub fn attention(&self, qkv: &Tensor, offsets: &Arc<[usize]>, spec: AttentionSpec) -> Tensor {
         let learned: Vec<_> = spec.bias.iter().filter_map(DistanceBias::parameter).collect();
@@ -151,9 +155,15 @@ impl Exec<'_> {
         let n_visible = spec.visible.as_ref().map_or(offsets.len() - 1, |v| v.len());
         assert_eq!(n_visible, offsets.len() - 1, "a number of visible tokens per sequence");
         let longest = offsets.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(1);
+        assert!(
+            spec.places.as_ref().is_none_or(|places| places.len() == t),
+            "a position per token"
+        );
         if let Some(table) = &spec.rotary {
             assert_eq!(2 * table.pairs(), d / spec.heads, "pairs of the channels of a head");
-            assert!(longest <= table.positions(), "a position for every token");
+            let last = spec.places.as_ref().and_then(|places| places.iter().max());
+            let n = last.map_or(longest, |last| last + 1);
+            assert!(n <= table.positions(), "a position for every token");
         }
         let bias = spec.bias.as_ref().map(|b| ByDistance::of(b, spec.heads, longest.max(1), self));
         let precision = match (self.precision(), self.is_recording()) {

@@ -41,22 +41,21 @@ impl Exec<'_> {
         activation: Activation,
     ) -> Tensor {
         assert_eq!(x.rows(), shape.rows(), "a row per pixel");
+        let records = self.records(&[x], &p.ids().collect::<Vec<_>>());
+        if records && !activation.derivative_from_output() {
+            let z = self.depthwise(x, shape, stride, p, Activation::Identity);
+            return self.activate(&z, activation);
+        }
         let (c, grid) = (x.cols(), Grid::new(shape, stride));
         let mut weight = self.take(9 * c);
         scale_taps(weight.as_mut(), self.value(p.weight), p.scale.map(|s| self.value(s)));
-        let ids: Vec<_> = p.ids().collect();
-        let records = self.records(&[x], &ids);
-        let keep_z = records && !activation.derivative_from_output();
-        let now = if keep_z { Activation::Identity } else { activation };
         let bias = p.bias.map_or(vec![0.0; c].into(), |b| b.whole(self.value(b.id()), c));
         let mut y = self.take(grid.out.rows() * c);
-        grid.convolve(y.as_mut(), x.values(), (weight.as_ref(), &bias), |y| now.apply(y));
-        let (y, z) = if keep_z { (self.activate(&y, activation), Some(y)) } else { (y, None) };
+        grid.convolve(y.as_mut(), x.values(), (weight.as_ref(), &bias), |y| activation.apply(y));
         let y = Tensor::new(grid.out.rows(), c, y, None);
         let backward = records.then(|| {
-            let kept = z.map_or_else(|| y.clone(), |z| Tensor::new(y.rows(), c, z, None));
-            Box::new(Depthwise { x: x.clone(), kept, weight, grid, p, activation })
-                as Box<dyn Backward>
+            let (x, kept) = (x.clone(), y.clone());
+            Box::new(Depthwise { x, kept, weight, grid, p, activation }) as Box<dyn Backward>
         });
         self.record(y, backward)
     }
@@ -210,7 +209,8 @@ struct Depthwise {
 impl Backward for Depthwise {
     fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, mut dy: Buffer) {
         let c = self.x.cols();
-        activation_backward(cx, &mut dy, &self.kept, self.activation, self.p.bias);
+        let kept = Some((self.activation, &self.kept));
+        activation_backward(cx, &mut dy, c, kept, self.p.bias);
         let trains = |cx: &mut BackwardPass<'_>, id: ParamId| cx.trained(id).is_some();
         if trains(cx, self.p.weight) || self.p.scale.is_some_and(|s| trains(cx, s)) {
             let mut product = vec![0.0; 9 * c];

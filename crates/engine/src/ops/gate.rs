@@ -85,33 +85,41 @@ struct Gate {
 
 impl Backward for Gate {
     fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, dy: Buffer) {
-        let Some(input) = self.x.node() else { return };
-        let (n, activation) = (self.x.cols() / 2, self.activation);
-        let (x, dy) = (self.x.values(), dy.as_ref());
-        let mut dx = cx.pool().take(x.len());
-        simd::for_row_blocks(
-            dx.as_mut(),
-            2 * n,
-            #[inline(always)]
-            |first, dx| {
-                let mut active = vec![0.0; n];
-                let rows =
-                    x[first * 2 * n..].chunks_exact(2 * n).zip(dy[first * n..].chunks_exact(n));
-                for (dx, (x, dy)) in dx.chunks_exact_mut(2 * n).zip(rows) {
-                    let ((gate, up), (d_gate, d_up)) = (x.split_at(n), dx.split_at_mut(n));
-                    active.copy_from_slice(gate);
-                    activation.apply(&mut active);
-                    for i in 0..n {
-                        d_up[i] = dy[i] * active[i];
-                        d_gate[i] = dy[i] * up[i];
-                    }
-                    let from_output = activation.derivative_from_output();
-                    activation.scale_gradient(d_gate, if from_output { &active } else { gate });
-                }
-            },
-        );
-        cx.give(input, dx);
+        gate_backward(cx, &self.x, self.activation, &dy);
     }
+}
+
+/// From `dL/dy` of the gated rows that were made of `x`, the gradient of `x`.
+pub(crate) fn gate_backward(
+    cx: &mut BackwardPass<'_>,
+    x: &Tensor,
+    activation: Activation,
+    dy: &Buffer,
+) {
+    let Some(input) = x.node() else { return };
+    let (n, x, dy) = (x.cols() / 2, x.values(), dy.as_ref());
+    let mut dx = cx.pool().take(x.len());
+    simd::for_row_blocks(
+        dx.as_mut(),
+        2 * n,
+        #[inline(always)]
+        |first, dx| {
+            let mut active = vec![0.0; n];
+            let rows = x[first * 2 * n..].chunks_exact(2 * n).zip(dy[first * n..].chunks_exact(n));
+            for (dx, (x, dy)) in dx.chunks_exact_mut(2 * n).zip(rows) {
+                let ((gate, up), (d_gate, d_up)) = (x.split_at(n), dx.split_at_mut(n));
+                active.copy_from_slice(gate);
+                activation.apply(&mut active);
+                for i in 0..n {
+                    d_up[i] = dy[i] * active[i];
+                    d_gate[i] = dy[i] * up[i];
+                }
+                let from_output = activation.derivative_from_output();
+                activation.scale_gradient(d_gate, if from_output { &active } else { gate });
+            }
+        },
+    );
+    cx.give(input, dx);
 }
 
 struct ScaleColumns {

@@ -5,7 +5,7 @@
 //! Source: Ba et al. 2016. The variance is the biased one, as in PyTorch.
 
 use crate::{
-    Exec, ParamId, RowNorm, Tensor, simd,
+    Exec, RowNorm, Tensor, simd,
     tape::{Backward, BackwardPass},
     tensor::Buffer,
 };
@@ -17,7 +17,7 @@ impl Exec<'_> {
     /// `x`, result: `[m, d]`; `weight`, `bias`: `[d]`.
     #[must_use]
     pub fn layer_norm(&self, x: &Tensor, norm: RowNorm) -> Tensor {
-        let RowNorm { weight, bias, eps } = norm;
+        let eps = norm.eps;
         let (d, values, affine) = (x.cols(), x.values(), self.affine(norm));
         let mut y = self.take(values.len());
         simd::for_row_blocks(
@@ -30,10 +30,9 @@ impl Exec<'_> {
                 }
             },
         );
-        let affine = [Some(weight), bias];
         let backward = self
-            .records(&[x], &affine.into_iter().flatten().collect::<Vec<_>>())
-            .then(|| Box::new(LayerNorm { x: x.clone(), weight, bias, eps }) as Box<dyn Backward>);
+            .records(&[x], &norm.ids().collect::<Vec<_>>())
+            .then(|| Box::new(LayerNorm { x: x.clone(), norm }) as Box<dyn Backward>);
         self.output((x.rows(), d), y, backward)
     }
 
@@ -85,71 +84,66 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
 
 struct LayerNorm {
     x: Tensor,
-    weight: ParamId,
-    bias: Option<ParamId>,
-    eps: f32,
+    norm: RowNorm,
 }
 
 impl Backward for LayerNorm {
     fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, dy: Buffer) {
-        let (m, d, eps) = (self.x.rows(), self.x.cols(), self.eps);
-        let (x, dy) = (self.x.values(), dy.as_ref());
-        // Both affine gradients in one pass: the first half is dγ, the second dβ.
-        let mut affine = vec![0.0; 2 * d];
-        simd::sum_row_blocks(
-            m,
-            d,
-            &mut affine,
-            #[inline(always)]
-            |first, rows, partial| {
-                let (d_gamma, d_beta) = partial.split_at_mut(d);
-                let range = first * d..(first + rows) * d;
-                for (x, dy) in x[range.clone()].chunks_exact(d).zip(dy[range].chunks_exact(d)) {
-                    let (mean, r) = moments(x, eps);
-                    for (((dg, db), x), dy) in d_gamma.iter_mut().zip(&mut *d_beta).zip(x).zip(dy) {
-                        *dg += dy * (x - mean) * r;
-                        *db += dy;
-                    }
-                }
-            },
-        );
-        if let Some((_, d_gamma)) = cx.trained(self.weight) {
-            simd::add_assign(d_gamma, &affine[..d]);
-        }
-        if let Some((_, d_beta)) = self.bias.and_then(|b| cx.trained(b)) {
-            simd::add_assign(d_beta, &affine[d..]);
-        }
-        if let Some(input) = self.x.node() {
-            let mut dx = cx.pool().take(x.len());
-            let gamma = cx.value(self.weight);
-            simd::for_row_blocks(
-                dx.as_mut(),
-                d,
-                #[inline(always)]
-                |first, dx| {
-                    let range = first * d..first * d + dx.len();
-                    let rows = x[range.clone()].chunks_exact(d).zip(dy[range].chunks_exact(d));
-                    for (dx, (x, dy)) in dx.chunks_exact_mut(d).zip(rows) {
-                        row_backward(dx, x, dy, gamma, eps);
-                    }
-                },
-            );
-            cx.give(input, dx);
-        }
+        norm_backward(cx, &self.x, self.norm, dy);
     }
 }
 
-#[inline(always)]
-fn row_backward(dx: &mut [f32], x: &[f32], dy: &[f32], gamma: &[f32], eps: f32) {
-    let n = x.len() as f32;
-    let (mean, r) = moments(x, eps);
-    for ((dx, dy), gamma) in dx.iter_mut().zip(dy).zip(gamma) {
-        *dx = dy * gamma; // g
+/// From `dL/dy` of the rows that were made of `x`, the gradients of the affine map and of `x`.
+pub(crate) fn norm_backward(
+    cx: &mut BackwardPass<'_>,
+    x: &Tensor,
+    RowNorm { weight, bias, eps }: RowNorm,
+    mut dy: Buffer,
+) {
+    let (d, values, gamma) = (x.cols(), x.values(), cx.value(weight));
+    // Both affine gradients of a block: the first half is dγ, the second dβ.
+    let sums = simd::map_row_blocks(
+        dy.as_mut(),
+        d,
+        #[inline(always)]
+        |first, dy| {
+            let mut affine = vec![0.0; 2 * d];
+            let (d_gamma, d_beta) = affine.split_at_mut(d);
+            for (dy, x) in dy.chunks_exact_mut(d).zip(values[first * d..].chunks_exact(d)) {
+                let (mean, r) = moments(x, eps);
+                for (((dg, db), x), dy) in d_gamma.iter_mut().zip(&mut *d_beta).zip(x).zip(&*dy) {
+                    *dg += dy * (x - mean) * r;
+                    *db += dy;
+                }
+                row_backward(dy, x, gamma, (mean, r));
+            }
+            affine
+        },
+    );
+    for affine in &sums {
+        if let Some((_, d_gamma)) = cx.trained(weight) {
+            simd::add_assign(d_gamma, &affine[..d]);
+        }
+        if let Some((_, d_beta)) = bias.and_then(|b| cx.trained(b)) {
+            simd::add_assign(d_beta, &affine[d..]);
+        }
     }
-    let mean_g = simd::sum(dx) / n;
+    if let Some(input) = x.node() {
+        cx.give(input, dy);
+    }
+}
+
+/// `dL/dy` of a row becomes `dL/dx`.
+#[inline(always)]
+fn row_backward(dy: &mut [f32], x: &[f32], gamma: &[f32], (mean, r): (f32, f32)) {
+    let n = x.len() as f32;
+    for (dy, gamma) in dy.iter_mut().zip(gamma) {
+        *dy *= gamma; // g
+    }
+    let mean_g = simd::sum(dy) / n;
     // Σ g ∘ x̂ = r (Σ g ∘ x − μ Σ g)
-    let mean_gx = r * (simd::dot(dx, x) / n - mean * mean_g);
-    for (dx, x) in dx.iter_mut().zip(x) {
+    let mean_gx = r * (simd::dot(dy, x) / n - mean * mean_g);
+    for (dx, x) in dy.iter_mut().zip(x) {
         *dx = r * (*dx - mean_g - (x - mean) * r * mean_gx);
     }
 }

@@ -1,9 +1,11 @@
-//! Linear layer with its epilogue: `y = act(x · (s ∘ W)ᵀ + b)`.
+//! Linear layer with what stands before it and its epilogue: `y = act(before(x) · (s ∘ W)ᵀ + b)`.
 //!
 //! The optional per-row scale `s` is a folded batch norm: the product runs on `s ∘ W`, so it costs
 //! nothing per sample, while training still sees `W` at its own magnitude.
-//! Backward, with `g = dy ∘ act'`: `dW = s ∘ (gᵀ x)`, `ds = Σₖ W ∘ (gᵀ x)`, `db = Σₘ g`,
-//! `dx = g · (s ∘ W)`.
+//! What a pass that records makes of the rows before the product is kept as the product read it, for the
+//! gradient of the weight; the backward stands in `backward`.
+
+mod backward;
 
 use std::{borrow::Cow, ops::Range};
 
@@ -11,15 +13,14 @@ use conjoin_core::Values;
 
 use crate::{
     Activation, Exec, ParamId, Precision, Tensor,
-    gemm::{
-        Epilogue, Left, Level, MatRef, PackedMatrix, Product, Row, convert, multiply_transposed,
-    },
+    gemm::{Epilogue, Left, Level, MatRef, PackedMatrix, Product, Row, convert},
     ops::{gate::gate_row, layer_norm::normalize_row},
     simd,
-    tape::{Backward, BackwardPass, NodeId},
+    tape::Backward,
     tensor::Buffer,
-    vectorize,
 };
+pub(crate) use backward::activation_backward;
+use backward::{Activated, Linear, LinearOnto};
 
 /// The parameters of a linear layer.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +82,21 @@ impl<'a> Onto<'a> {
     }
 }
 
+impl RowNorm {
+    pub(crate) fn ids(self) -> impl Iterator<Item = ParamId> {
+        [Some(self.weight), self.bias].into_iter().flatten()
+    }
+}
+
+/// The parameters of a linear layer and of what stands before it.
+fn ids_of(before: Before, p: LinearParams) -> Vec<ParamId> {
+    let mut ids: Vec<_> = p.ids().collect();
+    if let Before::Norm(norm) = before {
+        ids.extend(norm.ids());
+    }
+    ids
+}
+
 impl LinearParams {
     pub(crate) fn ids(self) -> impl Iterator<Item = ParamId> {
         [Some(self.weight), self.scale, self.bias.map(Bias::id)].into_iter().flatten()
@@ -106,6 +122,8 @@ pub enum Before {
     Nothing,
     /// It is normalised.
     Norm(RowNorm),
+    /// It is activated.
+    Activation(Activation),
     /// Its second half is multiplied by the activated first half, as [`Exec::gate`] does.
     Gate(Activation),
 }
@@ -129,27 +147,7 @@ impl Exec<'_> {
     /// When the weight has not whole rows of `k` values.
     #[must_use]
     pub fn linear(&self, x: &Tensor, p: LinearParams, activation: Activation) -> Tensor {
-        let records = self.records(&[x], &p.ids().collect::<Vec<_>>());
-        // Where the derivative is of z, the product leaves z and the activation goes from z to y.
-        let keep_z = records && !activation.derivative_from_output();
-        let now = if keep_z { Activation::Identity } else { activation };
-        let y = self.product(
-            x,
-            Before::Nothing,
-            (p, None),
-            &After { activation: now, ..After::NOTHING },
-        );
-        let (m, n) = (x.rows(), y.as_ref().len() / x.rows().max(1));
-        let (y, z) = if keep_z { (self.activate(&y, activation), Some(y)) } else { (y, None) };
-        let y = Tensor::new(m, n, y, None);
-        let backward = records.then(|| {
-            let kept = match z {
-                Some(z) => Tensor::new(m, n, z, None),
-                None => y.clone(),
-            };
-            Box::new(Linear { x: x.clone(), kept, p, activation }) as Box<dyn Backward>
-        });
-        self.record(y, backward)
+        self.linear_behind(Before::Nothing, x, p, activation)
     }
 
     /// A linear layer with what stands before it: `act(before(x) · Wᵀ + b)`.
@@ -167,12 +165,55 @@ impl Exec<'_> {
         p: LinearParams,
         activation: Activation,
     ) -> Tensor {
-        if self.is_recording() || matches!(before, Before::Nothing) {
-            return self.linear(&self.apply_before(before, x), p, activation);
+        let records = self.records(&[x], &ids_of(before, p));
+        if records && !activation.derivative_from_output() {
+            // The derivative is of z, so the product leaves z.
+            let z = self.linear_behind(before, x, p, Activation::Identity);
+            return self.activate(&z, activation);
         }
-        let y = self.product(x, before, (p, None), &After { activation, ..After::NOTHING });
-        let n = y.as_ref().len() / x.rows().max(1);
-        self.output((x.rows(), n), y, None)
+        let after = After { activation, ..After::NOTHING };
+        let (y, read) = self.product(x, before, (p, None), &after);
+        let y = Tensor::new(x.rows(), y.as_ref().len() / x.rows().max(1), y, None);
+        let backward = records.then(|| {
+            let kept = (activation != Activation::Identity).then(|| (activation, y.clone()));
+            let n = y.cols();
+            Box::new(Linear { x: x.clone(), before, read, kept, p, n }) as Box<dyn Backward>
+        });
+        self.record(y, backward)
+    }
+
+    /// The first of two layers with an activation between them: what the second one is given, and what must
+    /// stand before it. A pass that records leaves the activation to the second, so that the numbers before it,
+    /// of which the derivative is, are written and the others are not.
+    ///
+    /// # Shapes
+    /// As [`Exec::linear_behind`].
+    ///
+    /// # Panics
+    /// As [`Exec::linear`].
+    #[must_use]
+    pub fn linear_first(
+        &self,
+        before: Before,
+        x: &Tensor,
+        p: LinearParams,
+        activation: Activation,
+    ) -> (Tensor, Before) {
+        if self.is_recording() && !activation.derivative_from_output() {
+            let z = self.linear_behind(before, x, p, Activation::Identity);
+            (z, Before::Activation(activation))
+        } else {
+            (self.linear_behind(before, x, p, activation), Before::Nothing)
+        }
+    }
+
+    /// `act(z)`
+    pub(crate) fn activate(&self, z: &Tensor, activation: Activation) -> Tensor {
+        let y = activated(z, activation, self.take(z.values().len()));
+        let backward = self
+            .records(&[z], &[])
+            .then(|| Box::new(Activated { z: z.clone(), activation }) as Box<dyn Backward>);
+        self.output((z.rows(), z.cols()), y, backward)
     }
 
     /// Some of the outputs of [`Exec::linear_behind`]. It keeps nothing for a backward.
@@ -192,7 +233,7 @@ impl Exec<'_> {
     ) -> Tensor {
         assert!(!self.is_recording(), "parts of layers are for inference");
         let shape = (x.rows(), outputs.len());
-        let y = self.product(x, before, (p, Some(outputs)), &After::NOTHING);
+        let (y, _) = self.product(x, before, (p, Some(outputs)), &After::NOTHING);
         self.output(shape, y, None)
     }
 
@@ -212,45 +253,31 @@ impl Exec<'_> {
         p: LinearParams,
     ) -> Tensor {
         let Onto { residual, factors } = onto;
-        if !self.is_recording() {
-            let after = After { onto: Some(onto), ..After::NOTHING };
-            let y = self.product(x, before, (p, None), &after);
-            return self.output((x.rows(), residual.cols()), y, None);
-        }
-        let x = &self.apply_before(before, x);
-        if let Some(factors) = factors {
-            let branch = self.linear(x, p, Activation::Identity);
+        if let (true, Some(factors)) = (self.is_recording(), factors) {
+            let branch = self.linear_behind(before, x, p, Activation::Identity);
             return self.add(residual, &self.scale_columns(&branch, factors));
         }
         let after = After { onto: Some(onto), ..After::NOTHING };
-        let y = self.product(x, Before::Nothing, (p, None), &after);
-        let y = Tensor::new(x.rows(), residual.cols(), y, None);
-        let records = self.records(&[residual, x], &p.ids().collect::<Vec<_>>());
-        let backward = records.then(|| {
-            let (x, kept) = (x.clone(), y.clone());
-            let branch = Linear { x, kept, p, activation: Activation::Identity };
+        let (y, read) = self.product(x, before, (p, None), &after);
+        let mut ids = ids_of(before, p);
+        ids.extend(factors);
+        let backward = self.records(&[residual, x], &ids).then(|| {
+            let n = residual.cols();
+            let branch = Linear { x: x.clone(), before, read, kept: None, p, n };
             Box::new(LinearOnto { residual: residual.node(), branch }) as Box<dyn Backward>
         });
-        self.record(y, backward)
+        self.output((x.rows(), residual.cols()), y, backward)
     }
 
-    /// What stands before a product, as an operation of its own.
-    fn apply_before(&self, before: Before, x: &Tensor) -> Tensor {
-        match before {
-            Before::Nothing => x.clone(),
-            Before::Norm(norm) => self.layer_norm(x, norm),
-            Before::Gate(activation) => self.gate(x, activation),
-        }
-    }
-
-    /// `r + γ ∘ act(before(x) · (s ∘ W)ᵀ + b)`
+    /// `r + γ ∘ act(before(x) · (s ∘ W)ᵀ + b)`, and the words that `before` made, where it made some and
+    /// the pass records.
     fn product(
         &self,
         x: &Tensor,
         before: Before,
         (p, outputs): (LinearParams, Option<Range<usize>>),
         after: &After<'_>,
-    ) -> Buffer {
+    ) -> (Buffer, Option<Buffer>) {
         let (m, k) = (x.rows(), before.width(x.cols()));
         let weight = self.values(p.weight);
         assert!(k > 0 && weight.len().is_multiple_of(k), "rows of {k} weights");
@@ -265,44 +292,50 @@ impl Exec<'_> {
         let epilogue = Epilogue {
             bias,
             activation: after.activation,
+            derivative: None,
             factors: after.onto.and_then(|onto| onto.factors).map(|f| self.value(f)),
             residual: after.onto.map(|onto| onto.residual.values()),
             add: false,
         };
         assert!(epilogue.residual.is_none_or(|r| r.len() == m * n), "a residual of [{m}, {n}]");
-        let y = self.product_of(x, before, &right, epilogue);
+        let (y, words) = self.product_of(x, before, &right, epilogue);
         if let Some(trial) = self.trial() {
             let weight = weight();
             let right = MatRef::new(&weight, n, k).transposed();
             let right = PackedMatrix::pack(right, trial.precision, self.pool());
-            let tried = self.product_of(x, before, &right, epilogue);
+            let (tried, _) = self.product_of(x, before, &right, epilogue);
             trial.add(p.weight, y.as_ref(), tried.as_ref());
         }
-        y
+        let made = self.is_recording() && !matches!(before, Before::Nothing);
+        (y, words.filter(|_| made))
     }
 
-    /// A product with a packed weight.
+    /// A product with a packed weight, and the words that it read, if not `x` itself.
     fn product_of(
         &self,
         x: &Tensor,
         before: Before,
         right: &PackedMatrix,
         epilogue: Epilogue<'_>,
-    ) -> Buffer {
+    ) -> (Buffer, Option<Buffer>) {
         let (m, k) = (x.rows(), before.width(x.cols()));
         let mut y = self.take(m * right.n);
         let mut run = |left: Left<'_>| Product { left, right, epilogue }.run(y.as_mut());
-        match (right.precision, before) {
-            (Precision::F32, Before::Nothing) => run(Left::in_place(x.values(), m, k)),
+        let words = match (right.precision, before) {
+            (Precision::F32, Before::Nothing) => {
+                run(Left::in_place(x.values(), m, k));
+                None
+            }
             (precision, _) => {
                 let mut words = self.take(m * precision.words(k));
                 let mut levels = self.take(if precision == Precision::Int8 { 2 * m } else { 0 });
                 let levels: &mut [Level] = bytemuck::cast_slice_mut(levels.as_mut());
                 self.convert_rows((words.as_mut(), levels), x, before, precision);
                 run(Left::words(words.as_ref(), m, levels));
+                Some(words)
             }
-        }
-        y
+        };
+        (y, words)
     }
 
     /// Writes the rows of `x`, or what is made of them, as words.
@@ -325,6 +358,11 @@ impl Exec<'_> {
                     Row::Made(made)
                 });
             }
+            Before::Activation(activation) => convert(words, levels, k, precision, |i, made| {
+                made.copy_from_slice(row(i));
+                activation.apply(made);
+                Row::Made(made)
+            }),
             Before::Gate(activation) => convert(words, levels, k, precision, |i, made| {
                 gate_row(made, row(i), activation);
                 Row::Made(made)
@@ -337,7 +375,7 @@ impl Before {
     /// Numbers in a row that the product reads, of those in the input's.
     fn width(self, cols: usize) -> usize {
         match self {
-            Self::Nothing | Self::Norm(_) => cols,
+            Self::Nothing | Self::Norm(_) | Self::Activation(_) => cols,
             Self::Gate(_) => cols / 2,
         }
     }
@@ -353,22 +391,19 @@ impl After<'_> {
     const NOTHING: Self = Self { activation: Activation::Identity, onto: None };
 }
 
-impl Exec<'_> {
-    /// `act(z)`
-    pub(crate) fn activate(&self, z: &Buffer, activation: Activation) -> Buffer {
-        let z = z.as_ref();
-        let mut y = self.take(z.len());
-        simd::for_row_blocks(
-            y.as_mut(),
-            1,
-            #[inline(always)]
-            |first, y| {
-                y.copy_from_slice(&z[first..first + y.len()]);
-                activation.apply(y);
-            },
-        );
-        y
-    }
+/// `act(z)`, in the memory `y`.
+fn activated(z: &Tensor, activation: Activation, mut y: Buffer) -> Buffer {
+    let z = z.values();
+    simd::for_row_blocks(
+        y.as_mut(),
+        1,
+        #[inline(always)]
+        |first, y| {
+            y.copy_from_slice(&z[first..first + y.len()]);
+            activation.apply(y);
+        },
+    );
+    y
 }
 
 /// Some rows of `s ∘ W`, a factor per row of length `k`; of `W` itself where there are none.
@@ -387,155 +422,4 @@ fn scaled<'w>(
         }
     }
     some
-}
-
-/// `dy ∘ act'` in place, and the sum of its rows into the bias gradient, in one pass.
-pub(crate) fn activation_backward(
-    cx: &mut BackwardPass<'_>,
-    dy: &mut Buffer,
-    kept: &Tensor,
-    activation: Activation,
-    bias: Option<Bias>,
-) {
-    let (n, kept) = (kept.cols(), kept.values());
-    let db = bias.and_then(|b| Some((b, cx.trained(b.id())?.1)));
-    if db.is_none() && activation == Activation::Identity {
-        return;
-    }
-    let sums = simd::map_row_blocks(
-        dy.as_mut(),
-        n,
-        #[inline(always)]
-        |first, dy| {
-            activation.scale_gradient(dy, &kept[first * n..first * n + dy.len()]);
-            let mut sum = vec![0.0; if db.is_some() { n } else { 0 }];
-            for dy in dy.chunks_exact(n) {
-                simd::add_assign(&mut sum, dy);
-            }
-            sum
-        },
-    );
-    if let Some((bias, db)) = db {
-        for sum in sums.iter() {
-            bias.give(db, sum);
-        }
-    }
-}
-
-struct Linear {
-    x: Tensor,
-    kept: Tensor,
-    p: LinearParams,
-    activation: Activation,
-}
-
-impl Backward for Linear {
-    fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, mut dy: Buffer) {
-        activation_backward(cx, &mut dy, &self.kept, self.activation, self.p.bias);
-        self.product_backward(cx, &dy);
-    }
-}
-
-/// [`Exec::linear_onto`]
-struct LinearOnto {
-    residual: Option<NodeId>,
-    branch: Linear,
-}
-
-impl Backward for LinearOnto {
-    fn backward(self: Box<Self>, cx: &mut BackwardPass<'_>, mut dy: Buffer) {
-        let branch = self.branch;
-        activation_backward(cx, &mut dy, &branch.kept, branch.activation, branch.p.bias);
-        branch.product_backward(cx, &dy);
-        if let Some(residual) = self.residual {
-            cx.give(residual, dy);
-        }
-    }
-}
-
-impl Linear {
-    /// From `g = dL/dz`, the gradients of weight, row factors and input.
-    fn product_backward(&self, cx: &mut BackwardPass<'_>, g: &Buffer) {
-        let (m, k, n) = (self.x.rows(), self.x.cols(), self.kept.cols());
-        let p = self.p;
-        let precision = cx.precision_of(p.weight);
-        let (g_rows, x) = (MatRef::new(g.as_ref(), m, n), MatRef::new(self.x.values(), m, k));
-        let trains = |cx: &mut BackwardPass<'_>, id: ParamId| cx.trained(id).is_some();
-        match p.scale {
-            None => {
-                let pool = cx.pool();
-                if let Some((_, dw)) = cx.trained(p.weight) {
-                    multiply_transposed(dw, g_rows, x, (precision, true), pool);
-                }
-            }
-            Some(scale) if trains(cx, p.weight) || trains(cx, scale) => {
-                let mut product = cx.pool().take(n * k);
-                let how = (precision, false);
-                multiply_transposed(product.as_mut(), g_rows, x, how, cx.pool());
-                give_scaled(cx, p.weight, scale, product.as_ref(), k);
-            }
-            Some(_) => {}
-        }
-        if let Some(input) = self.x.node() {
-            let dx = self.input_gradient(cx, g.as_ref());
-            cx.give(input, dx);
-        }
-    }
-
-    /// `g · (s ∘ W)`
-    fn input_gradient(&self, cx: &BackwardPass<'_>, g: &[f32]) -> Buffer {
-        let (m, k, n) = (self.x.rows(), self.x.cols(), self.kept.cols());
-        let factors = self.p.scale.map(|s| cx.value(s));
-        let weight = || scaled(cx.values(self.p.weight), factors, k, 0..n);
-        let right = cx.packed(self.p.weight, weight, (n, k));
-        let mut dx = cx.pool().take(m * k);
-        let mut run = |left: Left<'_>| {
-            Product { left, right: &right, epilogue: Epilogue::NONE }.run(dx.as_mut());
-        };
-        match right.precision {
-            Precision::F32 => run(Left::in_place(g, m, n)),
-            precision @ (Precision::Bf16 | Precision::Int8) => {
-                let mut words = cx.pool().take(m * precision.words(n));
-                let row = |i: usize| &g[i * n..(i + 1) * n];
-                convert(words.as_mut(), &mut [], n, precision, |i, _| Row::Given(row(i)));
-                run(Left::words(words.as_ref(), m, &[]));
-            }
-        }
-        dx
-    }
-}
-
-/// From `gᵀ x`, the gradients of `W` and of its row factors.
-fn give_scaled(
-    cx: &mut BackwardPass<'_>,
-    weight: ParamId,
-    scale: ParamId,
-    product: &[f32],
-    k: usize,
-) {
-    let factors: Vec<f32> = cx.value(scale).to_vec();
-    if let Some((_, dw)) = cx.trained(weight) {
-        vectorize(
-            #[inline(always)]
-            || {
-                for ((dw, p), s) in
-                    dw.chunks_exact_mut(k).zip(product.chunks_exact(k)).zip(&factors)
-                {
-                    for (dw, p) in dw.iter_mut().zip(p) {
-                        *dw += p * s;
-                    }
-                }
-            },
-        );
-    }
-    let sums: Vec<f32> = vectorize(
-        #[inline(always)]
-        || {
-            let rows = cx.value(weight).chunks_exact(k).zip(product.chunks_exact(k));
-            rows.map(|(w, p)| simd::dot(w, p)).collect()
-        },
-    );
-    if let Some((_, ds)) = cx.trained(scale) {
-        simd::add_assign(ds, &sums);
-    }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod add;
 pub(crate) mod attention;
+pub(crate) mod checkpoint;
 pub(crate) mod convolution;
 pub(crate) mod depthwise;
 pub(crate) mod embedding;

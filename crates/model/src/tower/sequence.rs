@@ -184,4 +184,8 @@ impl Tower for SequenceTower {
     fn parameters_mut(&mut self) -> &mut [Parameter] {
         self.text.parameters_mut()
     }
+
+    fn checkpoint_layers(&mut self, on: bool) -> bool {
+        self.text.checkpoint_layers(on)
+    }
 }

@@ -270,7 +270,8 @@ fn names_the_setting_that_cannot_be() {
     );
     check_fault(
         &config(vec![target("t.", ".w"), target("t.b", "")]),
-        "`lora.targets.1` is `t.b…`, it must be the start and the end of a matrix's name",
+        "`lora.targets.1` is `t.b…`, it must be the start and the end of a matrix's name, such as \
+         `t.w`",
     );
     check_fault(
         &config(vec![LoraTarget { blocks: 3, ..target("", ".w") }]),

@@ -29,10 +29,11 @@ use super::{
 };
 
 /// How the two directions become one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduction {
     /// The mean of query→document and document→query.
+    #[default]
     SymmetricMean,
     /// Their sum.
     SymmetricSum,

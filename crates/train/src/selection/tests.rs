@@ -114,7 +114,9 @@ fn prefixes_multiply_and_the_longest_counts() {
     let list = [list[0].clone(), multiplier("txet.", 1.0)];
     assert_eq!(
         check_prefixes("optimizer.lr_multipliers", &list, &[&parameters]).unwrap_err().to_string(),
-        "`optimizer.lr_multipliers.1.prefix` is `txet.`, it must be the start of a parameter's name"
+        "`optimizer.lr_multipliers.1.prefix` is `txet.`, it must be the start of a parameter's name, such \
+         as `text.tokens.weight`, `text.input_norm.weight`, `text.layers.0.attention.qkv.weight`, \
+         `text.output_norm.weight`, `text.head.0.weight`"
     );
 }
 
@@ -125,7 +127,9 @@ fn names_the_setting_that_fits_nothing() {
     check_fault(
         &SelectionConfig { freeze, freeze_layers: 4, ..base() },
         &TRANSFORMER,
-        "`text.freeze.1` is `txet.`, it must be the start of a parameter's name; \
+        "`text.freeze.1` is `txet.`, it must be the start of a parameter's name, such as \
+         `text.tokens.weight`, `text.input_norm.weight`, `text.layers.0.attention.qkv.weight`, \
+         `text.output_norm.weight`, `text.head.0.weight`; \
          `text.freeze_layers` is 4 in a tower of 3 layers, it must be at most the number of layers",
     );
     check_fault(

@@ -4,7 +4,8 @@ use std::error::Error as _;
 
 use super::*;
 use crate::{
-    config::LossConfig,
+    config::{LossConfig, PrefetchConfig},
+    draws::Mixing,
     error::TrainError,
     journal::JOURNAL_FILE,
     testing::{IMAGE_WIDTH, SmallPairs, SmallTower, config, towers},
@@ -169,6 +170,41 @@ fn a_run_stopped_and_resumed_equals_an_unbroken_one() {
 }
 
 #[test]
+fn a_stream_stopped_and_resumed_equals_an_unbroken_one() {
+    let mut streamed = SmallPairs::new(27);
+    streamed.streamed = true;
+    let mut other = SmallPairs::new(16);
+    other.fingerprint = "others".to_owned();
+    for mixing in [Mixing::Homogeneous, Mixing::Mixed] {
+        let mut config = config();
+        config.tasks[0].mixing = mixing;
+        let sources = [vec![
+            Weighted { source: &streamed, weight: 2.0 },
+            Weighted { source: &other, weight: 1.0 },
+        ]];
+        let whole = tempfile::tempdir().unwrap();
+        let (mut text, mut image) = towers();
+        Trainer::start(config.clone(), &mut text, &mut image, &sources, whole.path())
+            .unwrap()
+            .run(&mut Recorder::default(), &Stop::default())
+            .unwrap();
+        for stop_after in [1, 3, 4, 11, 19] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut observer = after(stop_after);
+            let stop = observer.stop_after.as_ref().unwrap().1.clone();
+            let (mut a, mut b) = towers();
+            let trainer = Trainer::start(config.clone(), &mut a, &mut b, &sources, folder.path());
+            trainer.unwrap().run(&mut observer, &stop).unwrap();
+            let (mut a, mut b) = towers();
+            let trainer = Trainer::resume(config.clone(), &mut a, &mut b, &sources, folder.path());
+            trainer.unwrap().run(&mut Recorder::default(), &Stop::default()).unwrap();
+            assert_eq!((&a, &b), (&text, &image), "stopped after {stop_after}");
+            assert_eq!(journal(folder.path()), journal(whole.path()));
+        }
+    }
+}
+
+#[test]
 fn a_run_that_was_killed_goes_on_from_its_last_state() {
     let (expected, expected_journal) = unbroken();
     let folder = tempfile::tempdir().unwrap();
@@ -309,8 +345,45 @@ fn refuses_towers_and_settings_that_do_not_fit() {
     let mut config = config();
     config.optimizer.lr_multipliers[0].prefix = "imgae.".to_owned();
     let expected = "bad training configuration: `optimizer.lr_multipliers.0.prefix` is `imgae.`, \
-                    it must be the start of a parameter's name";
+                    it must be the start of a parameter's name, such as `text.weight`, `text.bias`, \
+                    `text.shift`, `image.weight`, `image.bias`, `image.shift`, `loss.pairs.log_scale`";
     check(&config, towers(), folder.path(), expected);
+}
+
+#[test]
+fn what_a_tower_cannot_do_is_told_by_its_key() {
+    #[track_caller]
+    fn check(image: crate::TowerConfig, expected: &str) {
+        let config = TrainConfig { image, ..config() };
+        let folder = tempfile::tempdir().unwrap();
+        let ended = train(&config, &mut towers(), folder.path(), &mut Recorder::default());
+        let error = ended.unwrap_err();
+        assert_eq!(error.source().unwrap().to_string(), expected);
+    }
+    let targets = vec![crate::LoraTarget {
+        prefix: "image.weight".to_owned(),
+        suffix: String::new(),
+        blocks: 1,
+        adapted: Vec::new(),
+    }];
+    let lora = crate::LoraConfig { rank: 1, alpha: 1.0, targets };
+    let whole = vec!["image.bias".to_owned(), "image.head.".to_owned()];
+    let tower = crate::TowerConfig::default;
+    check(
+        crate::TowerConfig { whole: whole.clone(), lora: Some(lora), ..tower() },
+        "`image.whole.1` is `image.head.`, it must be the start of a parameter's name, such as \
+         `image.weight`, `image.bias`, `image.shift`",
+    );
+    check(
+        crate::TowerConfig { whole: whole[..1].to_vec(), ..tower() },
+        "`image.whole` is [\"image.bias\"], it must be left out without `lora`: all that is not frozen is \
+         trained whole",
+    );
+    check(
+        crate::TowerConfig { checkpoint_layers: true, ..tower() },
+        "`image.checkpoint_layers` is true, it must be false: this tower has no layers that could be \
+         computed twice",
+    );
 }
 
 #[test]
@@ -471,7 +544,7 @@ fn gradients_of_tasks_are_summed_by_their_weights() {
         let config = TrainConfig { steps: 1, tasks, ..config() };
         let config = TrainConfig {
             schedule: crate::schedule::ScheduleConfig {
-                warmup_steps: 0,
+                warmup_steps: Some(0),
                 ..config.schedule.clone()
             },
             ..config

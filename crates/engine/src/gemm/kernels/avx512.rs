@@ -1,14 +1,14 @@
-//! AVX-512's products of bf16 pairs and of byte quads.
+//! AVX-512's products of bf16 pairs and of byte quads, and its rounding to bf16.
 //!
-//! `vdpbf16ps` rounds to nearest, treats denormal numbers as zero and hands NaN and infinity on;
+//! `vdpbf16ps` and `vcvtneps2bf16` round to nearest, treat denormal numbers as zero and hand NaN and infinity on;
 //! `vpdpbusd` is exact. Oracle: the kernels of `generic`.
 #![expect(unsafe_code, reason = "instructions that Rust offers as intrinsics only")]
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_dpbf16_ps,
-    _mm512_dpbusd_epi32, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_permutex2var_epi32,
-    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
-    _mm512_storeu_si512,
+    __m256bh, __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_cvtneps_pbh,
+    _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_permutex2var_epi32, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use crate::gemm::tile::{MAX_ROWS, TileKernel, Words};
@@ -28,6 +28,33 @@ impl Bf16 {
     pub(in crate::gemm) fn detect() -> Option<Self> {
         let has = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
         has.then_some(Self(()))
+    }
+}
+
+impl Bf16 {
+    /// Writes the nearest bf16 of each number; all that fit.
+    #[inline(always)]
+    pub(in crate::gemm) fn round(self, to: &mut [u16], from: &[f32]) {
+        let n = to.len().min(from.len());
+        let (whole, rest) = from[..n].as_chunks::<LANES>();
+        let (to, to_rest) = to[..n].as_chunks_mut::<LANES>();
+        for (to, x) in to.iter_mut().zip(whole) {
+            // SAFETY: `Self` exists only where the machine has the instruction.
+            unsafe { round(to, x) };
+        }
+        super::generic::round(to_rest, rest);
+    }
+}
+
+/// # Safety
+/// The machine has AVX-512 BF16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn round(to: &mut [u16; LANES], x: &[f32; LANES]) {
+    // SAFETY: both are whole vectors, and 32 bytes of plain bits.
+    unsafe {
+        let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(x.as_ptr()));
+        *to = std::mem::transmute::<__m256bh, [u16; LANES]>(rounded);
     }
 }
 

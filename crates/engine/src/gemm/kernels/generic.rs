@@ -7,7 +7,10 @@
 use pulp::Simd;
 
 use super::BLOCK;
-use crate::gemm::tile::{MAX_WIDTH, TileKernel, Words, tile_rows};
+use crate::gemm::{
+    packed::to_bf16,
+    tile::{MAX_WIDTH, TileKernel, Words, tile_rows},
+};
 
 /// One `f32` per word.
 #[derive(Clone, Copy)]
@@ -157,6 +160,14 @@ pub(in crate::gemm) fn transpose_block(
         for (k, word) in row[..BLOCK].iter().enumerate() {
             to[k * to_stride + j] = *word;
         }
+    }
+}
+
+/// [`super::round`] number by number.
+#[inline(always)]
+pub(in crate::gemm) fn round(to: &mut [u16], from: &[f32]) {
+    for (to, x) in to.iter_mut().zip(from) {
+        *to = to_bf16(*x);
     }
 }
 

@@ -76,3 +76,13 @@ pub(super) fn transpose_block(from: (&[u32], usize), to: (&mut [u32], usize)) {
     }
     generic::transpose_block(from, to);
 }
+
+/// Writes the nearest bf16 of each number; all that fit.
+#[inline(always)]
+pub(super) fn round(to: &mut [u16], from: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kernel) = avx512::Bf16::detect() {
+        return kernel.round(to, from);
+    }
+    generic::round(to, from);
+}

@@ -342,9 +342,11 @@ impl Head<'_> {
     }
 
     #[inline(always)]
-    fn turn_back(&self, to: &mut [f32], from: &[f32], position: usize) {
+    fn turn_back(&self, to: &mut [f32], from: &[f32], place: usize) {
         match &self.work.spec.rotary {
-            Some(table) => table.turn(to, from, position, -1.0),
+            Some(table) => {
+                table.turn(to, from, self.work.position(self.unit, place), -1.0);
+            }
             None => to.copy_from_slice(from),
         }
     }

@@ -199,7 +199,7 @@ impl<'a> Head<'a> {
         to: &mut [f32],
         from: Rows<'_>,
         row: usize,
-        position: usize,
+        place: usize,
         factor: f32,
     ) {
         let (c, column) = (self.work.c(), self.column());
@@ -207,7 +207,7 @@ impl<'a> Head<'a> {
             let from = from.row(row + i, column, c);
             match &self.work.spec.rotary {
                 Some(table) => {
-                    table.turn(to, from, position + i, 1.0);
+                    table.turn(to, from, self.work.position(self.unit, place + i), 1.0);
                     for x in to.iter_mut() {
                         *x *= factor;
                     }

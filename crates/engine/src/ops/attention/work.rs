@@ -102,6 +102,12 @@ impl Work {
         1.0 / (self.c() as f32).sqrt()
     }
 
+    /// The position that the token at place `i` of a sequence is turned to.
+    #[inline(always)]
+    pub(super) fn position(&self, unit: &Unit, i: usize) -> usize {
+        self.spec.places.as_ref().map_or(i, |places| places[unit.start + i])
+    }
+
     /// Queries at some places of a sequence; the first of them is row `row` of all queries.
     pub(super) fn unit(&self, sequence: usize, positions: Range<usize>, row: usize) -> Unit {
         let (start, end) = (self.offsets[sequence], self.offsets[sequence + 1]);
