@@ -11,33 +11,29 @@
 //!
 //!     cargo run --release -p conjoin-train --example step_speed -- --weights FILE --pixels FILE --ids FILE
 
+mod dual_encoder;
+
 use std::{
     collections::BTreeMap,
-    error::Error,
     io::{BufRead, Write},
     path::Path,
     time::Instant,
 };
 
-use conjoin_core::{Gradients, Parameter, Seed, Tower};
+use conjoin_core::{Parameter, Seed, Tower};
 use conjoin_engine::Precision;
 use conjoin_input::{ImageContract, Pixels};
 use conjoin_model::{
     EncoderInput, EncoderSpec, ImageSpec, ImageTower, NameMap, Pooling, TextTower,
 };
-use conjoin_train::{
-    AdamW, AdamWConfig, Chunking, FalseNegatives, InfoNce, Labels, LossScalar, Reduction,
-    ScalarConfig, Side, Sink, Task, step,
-};
+use conjoin_train::Chunking;
+use dual_encoder::{Failed, Training};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
 
 const SIDE: usize = 128;
-const LEARNING_RATE: f64 = 1e-4;
 /// Steps whose loss is told.
 const TOLD: usize = 3;
-
-type Failed = Box<dyn Error>;
 
 /// The towers, on a picture of patches and on tokens.
 fn towers() -> Result<(TextTower, ImageTower), Failed> {
@@ -85,92 +81,6 @@ fn read_weights(path: &Path, parameters: &mut [Parameter]) -> Result<(), Failed>
     Ok(())
 }
 
-/// A tower with what its training needs.
-struct Trained<T: Tower> {
-    tower: T,
-    gradients: Gradients,
-    optimizer: AdamW,
-}
-
-impl<T: Tower> Trained<T> {
-    fn new(tower: T) -> Self {
-        let gradients = Gradients::zeros(tower.parameters());
-        let optimizer = optimizer(tower.parameters());
-        Self { tower, gradients, optimizer }
-    }
-
-    fn sink(&mut self, chunk: usize) -> Sink<'_, T> {
-        self.gradients.clear();
-        let chunking = Chunking { size: chunk, held: usize::MAX };
-        Sink { tower: &self.tower, chunking, gradients: &mut self.gradients }
-    }
-
-    fn update(&mut self) {
-        let parameters = self.tower.parameters_mut();
-        self.optimizer.step(parameters, &self.gradients, LEARNING_RATE, 1.0);
-    }
-}
-
-fn optimizer(parameters: &[Parameter]) -> AdamW {
-    let config = AdamWConfig {
-        betas: (0.9, 0.999),
-        eps: 1e-8,
-        weight_decay: 0.01,
-        lr_multipliers: Vec::new(),
-    };
-    AdamW::new(config, parameters)
-}
-
-/// Both towers, the loss and its scale.
-struct Training {
-    text: Trained<TextTower>,
-    image: Trained<ImageTower>,
-    loss: InfoNce,
-    scale: Parameter,
-    scale_optimizer: AdamW,
-    chunk: usize,
-}
-
-impl Training {
-    fn new(text: TextTower, image: ImageTower, chunk: usize) -> Self {
-        let ScalarConfig { init, min, max, learned } = ScalarConfig::clip_log_scale();
-        let scalar = LossScalar { name: "log_scale", init, min, max, learned };
-        let scale = Parameter {
-            name: "log_scale".to_owned(),
-            shape: Vec::new(),
-            value: vec![init].into(),
-            decay: false,
-            frozen: false,
-        };
-        let scale_optimizer = optimizer(std::slice::from_ref(&scale));
-        let loss = InfoNce::new(Reduction::SymmetricMean, scalar);
-        let (text, image) = (Trained::new(text), Trained::new(image));
-        Self { text, image, loss, scale, scale_optimizer, chunk }
-    }
-
-    /// One step; returns the loss before it.
-    fn step(&mut self, texts: &[&Vec<u32>], images: &[&Pixels]) -> Result<f64, Failed> {
-        let task = Task {
-            queries: Side::Texts(texts),
-            documents: Side::Images(images),
-            false_negatives: &FalseNegatives::none(),
-            labels: Labels::None,
-            loss: &self.loss,
-            scalars: &self.scale.value,
-            weight: 1.0,
-        };
-        let mut text = self.text.sink(self.chunk);
-        let told = step(&mut text, &mut self.image.sink(self.chunk), &task)?;
-        self.text.update();
-        self.image.update();
-        let scale = std::slice::from_mut(&mut self.scale);
-        let mut gradients = Gradients::zeros(scale);
-        gradients.iter_mut().for_each(|g| g[0] = told.d_scalars[0] as f32);
-        self.scale_optimizer.step(scale, &gradients, LEARNING_RATE, 1.0);
-        Ok(told.loss)
-    }
-}
-
 /// The most memory that was ever resident, in KiB; 0 where the system does not tell.
 fn peak_kib() -> u64 {
     conjoin_train::peak_memory_bytes().unwrap_or(0) / 1024
@@ -216,7 +126,7 @@ fn main() -> Result<(), Failed> {
     let (images, texts) = read_batch(pixels, option("--ids").ok_or("expected --ids")?)?;
     let (images, texts): (Vec<_>, Vec<_>) = (images.iter().collect(), texts.iter().collect());
     let chunk = option("--chunk").map_or(Ok(texts.len()), str::parse)?;
-    let mut training = Training::new(text, image, chunk);
+    let mut training = Training::new(text, image, Chunking { size: chunk, held: usize::MAX });
 
     let mut losses = vec![training.step(&texts, &images)?];
     let mut out = std::io::stdout().lock();
