@@ -67,8 +67,9 @@ def pad_same(x, kernel, stride):
 
 def to_torch(name, weight):
     """A kernel as PyTorch has it: conjoin's are `[n, k]`, depthwise ones `[9, c]`."""
+    weight = weight.clone()  # the given one stays as it is
     if not name.startswith("image.") or not name.endswith(".weight") or name == "image.projection.weight":
-        return weight.clone()
+        return weight
     if name.endswith("depthwise.weight"):
         return weight.t().reshape(-1, 1, 3, 3).contiguous()
     if name == "image.stem.weight":
