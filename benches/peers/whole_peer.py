@@ -67,8 +67,9 @@ def pad_same(x, kernel, stride):
 
 def to_torch(name, weight):
     """A kernel as PyTorch has it: conjoin's are `[n, k]`, depthwise ones `[9, c]`."""
+    weight = weight.clone()  # the given one stays as it is
     if not name.startswith("image.") or not name.endswith(".weight") or name == "image.projection.weight":
-        return weight.clone()
+        return weight
     if name.endswith("depthwise.weight"):
         return weight.t().reshape(-1, 1, 3, 3).contiguous()
     if name == "image.stem.weight":
@@ -154,7 +155,10 @@ class Dual(torch.nn.Module):
 
     def images(self, pixels):
         """`[b, h, w, 3]` of bytes to unit vectors."""
-        x = (pixels.permute(0, 3, 1, 2).float() - self.mean) * self.inverse_std  # channels-last already
+        # Outside of what is compiled: torch 2.11's inductor dies of a segmentation fault in it.
+        return self.image_tower((pixels.permute(0, 3, 1, 2).float() - self.mean) * self.inverse_std)  # channels-last
+
+    def image_tower(self, x):
         x = self.convolution(x, "image.stem", self.image["stem_stride"])
         for n, block in enumerate(self.image["blocks"]):
             x = self.depthwise(x, f"image.blocks.{n}.depthwise", block["stride"])
@@ -222,7 +226,7 @@ class Trainer:
         self.recipe, self.model = recipe, Dual(spec, weights, recipe, form)
         self.run = torch.compile(self.model) if form.compiled else self.model
         if form.compiled_images:
-            self.model.images = torch.compile(self.model.images)
+            self.model.image_tower = torch.compile(self.model.image_tower)
         rule = recipe["train"]["optimizer"]
         named = [(name, p) for name, p in self.model.named() if p.requires_grad]
         self.trained = [p for _, p in named] + [p for p in self.model.log_scales if p.requires_grad]
