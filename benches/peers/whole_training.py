@@ -106,13 +106,15 @@ def write_recipe(recipe, path):
 
 
 def derived(steps, seed):
-    """The recipe's first stage alone, so many steps long."""
+    """The recipe's first stage alone, so many steps long, on pictures as at the start and without what only one of
+    the two has: tokens left out and the running average."""
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     stage = recipe["stage"][0]
     warmup = stage["schedule"]["warmup_steps"] * steps / stage["steps"]
     stage["schedule"]["warmup_steps"] = max(1, round(warmup))
     stage["steps"] = steps
-    del stage["evaluate_every"]
+    for key in ["evaluate_every", "image_size", "token_dropout", "average"]:
+        del stage[key]
     recipe["stage"] = [stage]
     recipe["measure"] = [measure for measure in recipe["measure"] if measure.get("during", True)]
     recipe["train"]["seed"] = seed
