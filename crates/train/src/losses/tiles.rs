@@ -113,13 +113,10 @@ impl<'a> Grid<'a> {
     }
 
     fn leave_false_negatives_out(&self, tile: &mut Tile) {
-        let (same, first_column) = (self.batch.false_negatives, tile.columns.start);
-        for (i, row) in tile.rows_mut().filter(|(i, _)| same.any(self.between, *i)) {
-            for (j, logit) in row.iter_mut().enumerate() {
-                if same.leaves_out(self.between, i, first_column + j) {
-                    *logit = LEFT_OUT;
-                }
-            }
+        let (same, columns) = (self.batch.false_negatives, tile.columns.clone());
+        for (i, row) in tile.rows_mut() {
+            let leave_out = |j| row[j - columns.start] = LEFT_OUT;
+            same.for_each_left_out(self.between, i, columns.clone(), leave_out);
         }
     }
 }
