@@ -173,23 +173,24 @@ impl FalseNegatives {
 
     pub(super) fn leaves_out(&self, between: Between, i: usize, j: usize) -> bool {
         let mut found = false;
-        self.for_each_left_out(between, i, j..j + 1, |_| found = true);
+        self.for_each_left_out(between, i..i + 1, j..j + 1, |_, _| found = true);
         found
     }
 
-    /// Shows those of `columns` that row `i` leaves out, some of them twice.
+    /// Shows the pairs of `rows` and `columns` that are left out, some of them twice.
     pub(super) fn for_each_left_out(
         &self,
         between: Between,
-        i: usize,
+        rows: Range<usize>,
         columns: Range<usize>,
-        mut visit: impl FnMut(usize),
+        mut visit: impl FnMut(usize, usize),
     ) {
-        if self.any_known(between, i) {
-            columns.clone().filter(|j| self.is_known(between, i, *j)).for_each(&mut visit);
+        for i in rows.clone().filter(|i| self.any_known(between, *i)) {
+            let known = columns.clone().filter(|j| self.is_known(between, i, *j));
+            known.for_each(|j| visit(i, j));
         }
         if let Some(taught) = &self.taught {
-            taught.for_each_fit(between, i, columns, visit);
+            taught.for_each_fit(between, rows, columns, visit);
         }
     }
 

@@ -7,8 +7,9 @@
 //! Source: Solatorio 2024 (GISTEmbed, arXiv 2402.16829), section 3; Moreira et al. 2024 (NV-Retriever,
 //! arXiv 2407.15831), section 4. Parity: `testdata/parity/losses`.
 //!
-//! No matrix of the batch is held: each tile of a loss computes the teacher's similarities it needs,
-//! in f64 and one order, so that a pair is judged the same wherever it is met.
+//! No matrix of the batch is held: each tile of a loss computes the teacher's similarities it needs. What
+//! is too near to the threshold for f32 is computed in f64, so that a pair is judged the same wherever it
+//! is met.
 
 use std::ops::Range;
 
@@ -19,6 +20,7 @@ use super::false_negatives::Between;
 use crate::{
     config::{Faults, positive},
     kernels::{inner_product, vectorized},
+    matmul::{Left, PANEL, Panels, multiply_add},
 };
 
 /// Above which of a teacher's scores a document is no negative of a query.
@@ -119,8 +121,7 @@ pub(super) struct Taught {
 impl Taught {
     pub(super) fn new(vectors: TeacherVectors, threshold: TeacherThreshold) -> Self {
         let own = vectors.queries.rows().zip(vectors.documents.rows());
-        let own = own.map(|(query, document)| vectorized(|| inner_product(query, document)));
-        let thresholds = own.map(|own| threshold.of(own)).collect();
+        let thresholds = own.map(|(query, own)| threshold.of(exact(query, own))).collect();
         Self { vectors, thresholds }
     }
 
@@ -133,30 +134,62 @@ impl Taught {
         self.vectors.fit(b, n)
     }
 
-    /// Shows those of `columns`, `i` itself excepted, that the teacher scores above query `i`'s
-    /// threshold.
+    /// Shows the pairs of `rows` and `columns`, each with itself excepted, that the teacher scores above
+    /// the row's threshold.
     pub(super) fn for_each_fit(
         &self,
         between: Between,
-        i: usize,
+        rows: Range<usize>,
         columns: Range<usize>,
-        mut visit: impl FnMut(usize),
+        mut visit: impl FnMut(usize, usize),
     ) {
-        let TeacherVectors { queries, documents } = &self.vectors;
-        let (row, others) = match between {
-            Between::QueriesAndDocuments => (queries.row(i), documents),
-            Between::Queries => (queries.row(i), queries),
-            Between::Documents => (documents.row(i), documents),
-        };
-        let threshold = self.thresholds[i];
-        vectorized(|| {
-            for j in columns {
-                if j != i && inner_product(row, others.row(j)) > threshold {
-                    visit(j);
+        let (left, right) = self.sides(between);
+        let (scores, stride) = products((left, &rows), (right, &columns));
+        // The most by which a sum in f32 over unit rows can be off.
+        let unsure = left.width() as f64 * f64::from(f32::EPSILON);
+        for (i, scores) in rows.zip(scores.chunks_exact(stride)) {
+            let threshold = self.thresholds[i];
+            for (j, score) in columns.clone().zip(scores) {
+                let above = f64::from(*score) - threshold;
+                let fits = match above.abs() > unsure {
+                    true => above > 0.0,
+                    false => exact(left.row(i), right.row(j)) > threshold,
+                };
+                if fits && i != j {
+                    visit(i, j);
                 }
             }
-        });
+        }
     }
+
+    /// What is compared with what; own documents are the first.
+    fn sides(&self, between: Between) -> (&Embeddings, &Embeddings) {
+        let TeacherVectors { queries, documents } = &self.vectors;
+        match between {
+            Between::QueriesAndDocuments => (queries, documents),
+            Between::Queries => (queries, queries),
+            Between::Documents => (documents, documents),
+        }
+    }
+}
+
+/// Inner products in f32, `[rows, stride]`, and the stride: the padded number of columns.
+fn products(
+    (left, rows): (&Embeddings, &Range<usize>),
+    (right, columns): (&Embeddings, &Range<usize>),
+) -> (Vec<f32>, usize) {
+    let (e, stride) = (left.width(), columns.len().next_multiple_of(PANEL));
+    let mut out = vec![0.0; rows.len() * stride];
+    let columns = &right.values()[columns.start * e..columns.end * e];
+    let values = &left.values()[rows.start * e..rows.end * e];
+    let left = Left { values, row: e, step: 1 };
+    multiply_add(left, &Panels::from_columns(columns, e), &mut out, stride);
+    (out, stride)
+}
+
+/// The inner product in f64.
+fn exact(a: &[f32], b: &[f32]) -> f64 {
+    vectorized(|| inner_product(a, b))
 }
 
 #[cfg(test)]

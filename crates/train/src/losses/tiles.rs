@@ -113,11 +113,10 @@ impl<'a> Grid<'a> {
     }
 
     fn leave_false_negatives_out(&self, tile: &mut Tile) {
-        let (same, columns) = (self.batch.false_negatives, tile.columns.clone());
-        for (i, row) in tile.rows_mut() {
-            let leave_out = |j| row[j - columns.start] = LEFT_OUT;
-            same.for_each_left_out(self.between, i, columns.clone(), leave_out);
-        }
+        let (rows, columns) = (tile.rows.clone(), tile.columns.clone());
+        let leave_out = |i, j| tile.row_mut(i)[j - columns.start] = LEFT_OUT;
+        let same = self.batch.false_negatives;
+        same.for_each_left_out(self.between, rows, columns.clone(), leave_out);
     }
 }
 

@@ -63,6 +63,35 @@ fn queries_and_own_documents_are_compared_with_the_same_threshold() {
 }
 
 #[test]
+fn pairs_at_the_threshold_are_judged_the_same_in_any_tile() {
+    // Every other document is the own one of all queries once more: as near as it, so it stays.
+    let (b, e) = (45, 300);
+    let queries = crate::testing::unit_rows(b, e, conjoin_core::Seed(1));
+    let documents = crate::testing::unit_rows(2, e, conjoin_core::Seed(2));
+    let documents = documents.select(&(0..b).map(|i| i % 2).collect::<Vec<_>>());
+    let taught = Taught::new(TeacherVectors { queries, documents }, TeacherThreshold::Margin(0.0));
+    let found = |block: usize| {
+        let mut found = Vec::new();
+        for (rows, columns) in
+            (0..b).step_by(block).flat_map(|i| (0..b).step_by(7).map(move |j| (i, j)))
+        {
+            let (rows, columns) = (rows..(rows + block).min(b), columns..(columns + 7).min(b));
+            taught.for_each_fit(Between::QueriesAndDocuments, rows, columns, |i, j| {
+                found.push((i, j))
+            });
+        }
+        found.sort_unstable();
+        found
+    };
+    let all = found(45);
+    assert!(all.iter().all(|(i, j)| i % 2 != j % 2), "copies of the own document stay");
+    assert!(all.len() > 100, "{}", all.len());
+    for block in [1, 4, 7, 32] {
+        assert_eq!(found(block), all, "{block}");
+    }
+}
+
+#[test]
 fn batches_are_joined_with_own_documents_first() {
     let first = vectors(&[1.0, 2.0], &[11.0, 12.0, 21.0, 22.0]);
     let second = vectors(&[3.0], &[13.0, 23.0]);
