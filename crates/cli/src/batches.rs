@@ -37,6 +37,9 @@ pub(crate) fn export(
     if stage.patch_dropout > 0.0 {
         bail!("batches are exported with whole pictures; `patch_dropout` must be 0");
     }
+    if task.teacher.is_some() {
+        bail!("batches are exported without what a teacher leaves out; leave `teacher` out too");
+    }
     let data = StageData::open(stage, watch)?;
     let model = recipe.start_model()?;
     fs_err::create_dir_all(folder)?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use conjoin_core::{Seed, hash_bytes};
+use conjoin_core::{Seed, Stop, hash_bytes};
 use conjoin_engine::Precision;
 use conjoin_input::{Augment, CropRange, PatchDropout};
 use conjoin_model::{ImageSpec, Model};
@@ -22,7 +22,12 @@ use conjoin_train::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{measures::MeasureConfig, sources::DataConfig, start::Start};
+use crate::{
+    console::Console,
+    measures::MeasureConfig,
+    sources::{DataConfig, TeacherConfig},
+    start::Start,
+};
 
 /// Everything that decides a trained model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -157,9 +162,9 @@ pub(crate) struct StageTask {
     /// How its data share its batches.
     #[serde(default)]
     pub mixing: Mixing,
-    /// With a teacher's scores: hard negatives above this share of the own document's are left out.
+    /// Whose scores tell that documents of the batch are no negatives of a query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub teacher_share: Option<f32>,
+    pub teacher: Option<TeacherConfig>,
     /// The loss.
     pub loss: LossConfig,
     /// What it reads.
@@ -186,7 +191,7 @@ impl Stage {
             weight: task.weight,
             loss: task.loss.clone(),
             mixing: task.mixing,
-            teacher_share: task.teacher_share,
+            teacher: task.teacher.as_ref().and_then(|teacher| teacher.threshold().ok()),
         };
         TrainConfig {
             seed: self.seed,
@@ -235,6 +240,10 @@ impl Stage {
     }
 
     fn check(&self) -> Result<()> {
+        for task in &self.tasks {
+            let threshold = task.teacher.as_ref().map(TeacherConfig::threshold).transpose();
+            threshold.with_context(|| format!("in task `{}`", task.name))?;
+        }
         self.train_config().check()?;
         self.augment.check().context("in `augment`")?;
         if !(0.0..1.0).contains(&self.token_dropout) {
@@ -304,18 +313,35 @@ impl Recipe {
         Ok(())
     }
 
-    /// What is wrong with shards that tasks stream, in words: found now, not when a later stage begins.
+    /// What is wrong with shards that tasks stream and with their teachers' folders, in words: found now,
+    /// not when a later stage begins.
     pub(crate) fn missing_data(&self) -> Vec<String> {
         let tasks =
             self.stages.iter().flat_map(|stage| stage.tasks.iter().map(move |task| (stage, task)));
         let faults = tasks.flat_map(|(stage, task)| {
             let shards = task.data.iter().filter_map(|data| data.shards.as_ref());
-            shards.filter_map(|shards| shards.check().err()).map(move |error| {
-                let error = anyhow!(error);
+            let shards =
+                shards.filter_map(|shards| shards.check().err()).map(|error| anyhow!(error));
+            let teacher = task.teacher.as_ref().and_then(|teacher| teacher.check_folder().err());
+            shards.chain(teacher).map(move |error| {
                 format!("task `{}` of stage `{}`: {error:#}", task.name, stage.name)
             })
         });
         faults.collect()
+    }
+
+    /// Finds the models it names, so that a run that is resumed begins with the same ones.
+    pub(crate) fn find_models(&mut self, console: &Console, stop: &Stop) -> Result<()> {
+        self.start = self.start.clone().found(console, stop)?;
+        for stage in &mut self.stages {
+            for task in &mut stage.tasks {
+                let found = task.teacher.as_mut().map(|teacher| teacher.find(console, stop));
+                found.transpose().with_context(|| {
+                    format!("in task `{}` of stage `{}`", task.name, stage.name)
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// The seed of what is made before the first stage.
@@ -499,7 +525,7 @@ impl Plan {
                 batch: Some(batch),
                 weight: 1.0,
                 mixing: Mixing::Homogeneous,
-                teacher_share: None,
+                teacher: None,
                 loss: LossConfig::InfoNce {
                     reduction: Reduction::SymmetricMean,
                     negatives: Negatives::All,

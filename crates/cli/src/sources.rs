@@ -5,12 +5,13 @@
 mod batch;
 mod items;
 mod shards;
+mod teacher;
 mod texts;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use conjoin_core::{Seed, Stop};
+use conjoin_core::{Modality, Seed, Stop};
 use conjoin_data::{
     Dataset, Judged, JudgedColumns, JudgedRule, Limits, PairColumns, PairFile, Shards,
     ShardsConfig, ShardsError, Split,
@@ -19,13 +20,18 @@ use conjoin_input::Pixels;
 use conjoin_train::{LabelKind, Rows, Source, Weighted};
 use serde::{Deserialize, Serialize};
 
-use crate::{console::Console, recipe::Stage};
-use batch::Loaded;
+use crate::{
+    console::Console,
+    recipe::{Stage, StageTask},
+};
+use batch::{Loaded, Reader};
 use items::ItemSource;
 use shards::{DrawnSamples, ShardSource};
+use teacher::{Teacher, TeacherError};
 use texts::{TextRows, TextSource};
 
 pub(crate) use batch::Preparation;
+pub(crate) use teacher::TeacherConfig;
 
 /// Data of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,6 +143,18 @@ impl DataConfig {
         of_items || self.shards.is_some()
     }
 
+    /// Passes when a teacher can look at its pairs.
+    fn check_teacher(&self, teacher: &Teacher) -> Result<()> {
+        match self.items.as_ref().map(|items| items.pair) {
+            Some(PairKind::ImageImage) => {
+                teacher.needs(Modality::Image, "the task has pairs of pictures")
+            }
+            Some(PairKind::TextImage | PairKind::TextText) | None => {
+                teacher.needs(Modality::Text, "the task has texts")
+            }
+        }
+    }
+
     /// Opens it.
     pub(crate) fn open(&self, (console, stop): (&Console, &Stop)) -> Result<OpenData> {
         let limits = Limits::default();
@@ -232,27 +250,36 @@ pub(crate) enum Drawn {
 
 impl<'a> TaskSource<'a> {
     /// Prepares opened data for a model.
-    pub(crate) fn new(data: &'a OpenData, preparation: &'a Preparation<'a>) -> Result<Self> {
+    pub(crate) fn new(data: &'a OpenData, reader: Reader<'a>) -> Result<Self> {
         Ok(match data {
             OpenData::Items(dataset, config) => {
-                Self::Items(ItemSource::new(config, dataset, preparation)?)
+                Self::Items(ItemSource::new(config, dataset, reader)?)
             }
-            OpenData::Shards(shards) => Self::Shards(ShardSource::new(shards, preparation)),
+            OpenData::Shards(shards) => Self::Shards(ShardSource::new(shards, reader)),
             OpenData::Pairs(file, labels) => {
-                Self::Texts(TextSource::new(TextRows::Pairs(file, *labels), preparation))
+                Self::Texts(TextSource::new(TextRows::Pairs(file, *labels), reader))
             }
             OpenData::Judged(judged, n_negatives) => {
-                Self::Texts(TextSource::new(TextRows::Judged(judged, *n_negatives), preparation))
+                Self::Texts(TextSource::new(TextRows::Judged(judged, *n_negatives), reader))
             }
         })
     }
+}
+
+/// Why nothing could be read for a batch.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    #[error(transparent)]
+    Shards(#[from] ShardsError),
+    #[error(transparent)]
+    Teacher(#[from] TeacherError),
 }
 
 impl Source for TaskSource<'_> {
     type Text = Vec<u32>;
     type Image = Pixels;
     type Drawn = Drawn;
-    type Error = ShardsError;
+    type Error = SourceError;
 
     fn len(&self) -> usize {
         match self {
@@ -284,6 +311,15 @@ impl Source for TaskSource<'_> {
         }
     }
 
+    fn has_teacher(&self) -> bool {
+        let reader = match self {
+            Self::Items(items) => &items.reader,
+            Self::Shards(shards) => &shards.reader,
+            Self::Texts(texts) => &texts.reader,
+        };
+        reader.teacher.is_some()
+    }
+
     fn aspects(&self) -> Vec<&[u64]> {
         match self {
             Self::Items(items) => items.aspects(),
@@ -296,18 +332,18 @@ impl Source for TaskSource<'_> {
         matches!(self, Self::Shards(_))
     }
 
-    fn draw(&self, rows: Rows) -> Result<Drawn, ShardsError> {
+    fn draw(&self, rows: Rows) -> Result<Drawn, SourceError> {
         match self {
             Self::Items(_) | Self::Texts(_) => Ok(Drawn::Rows(rows.numbers)),
             Self::Shards(shards) => Ok(Drawn::Samples(shards.draw(rows)?)),
         }
     }
 
-    fn load(&self, drawn: Drawn, seed: Seed) -> Result<Loaded, ShardsError> {
+    fn load(&self, drawn: Drawn, seed: Seed) -> Result<Loaded, SourceError> {
         Ok(match (self, drawn) {
-            (Self::Items(items), Drawn::Rows(rows)) => items.load(&rows, seed),
-            (Self::Texts(texts), Drawn::Rows(rows)) => texts.load(&rows, seed),
-            (Self::Shards(shards), Drawn::Samples(samples)) => shards.load(samples, seed),
+            (Self::Items(items), Drawn::Rows(rows)) => items.load(&rows, seed)?,
+            (Self::Texts(texts), Drawn::Rows(rows)) => texts.load(&rows, seed)?,
+            (Self::Shards(shards), Drawn::Samples(samples)) => shards.load(samples, seed)?,
             _ => unreachable!("a source is given what it drew"),
         })
     }
@@ -315,38 +351,66 @@ impl Source for TaskSource<'_> {
 
 /// The data of all tasks of a stage, opened.
 pub(crate) struct StageData {
-    /// Per task, per entry of its `data`.
-    tasks: Vec<Vec<(DataConfig, OpenData)>>,
+    tasks: Vec<OpenTask>,
+}
+
+/// What a task reads.
+struct OpenTask {
+    name: String,
+    /// Per entry of its `data`.
+    data: Vec<(DataConfig, OpenData)>,
+    teacher: Option<Teacher>,
+}
+
+impl OpenTask {
+    fn open(task: &StageTask, watch: (&Console, &Stop)) -> Result<Self> {
+        let teacher = task.teacher.as_ref().map(TeacherConfig::open).transpose()?.flatten();
+        let open = |data: &DataConfig| {
+            teacher.iter().try_for_each(|teacher| data.check_teacher(teacher))?;
+            Ok((data.clone(), data.open(watch)?))
+        };
+        let data = task.data.iter().map(open).collect::<Result<_>>()?;
+        Ok(Self { name: task.name.clone(), data, teacher })
+    }
 }
 
 impl StageData {
-    /// Opens the data of every task.
+    /// Opens the data of every task, and its teacher.
     pub(crate) fn open(stage: &Stage, watch: (&Console, &Stop)) -> Result<Self> {
-        let open = |data: &DataConfig| Ok((data.clone(), data.open(watch)?));
         let tasks = stage.tasks.iter().map(|task| {
             if task.data.is_empty() {
                 bail!("task `{}` of stage `{}` has no `data`", task.name, stage.name);
             }
-            task.data.iter().map(open).collect::<Result<Vec<_>>>().with_context(|| {
+            OpenTask::open(task, watch).with_context(|| {
                 format!("the data of task `{}` of stage `{}`", task.name, stage.name)
             })
         });
         Ok(Self { tasks: tasks.collect::<Result<_>>()? })
     }
 
-    /// What a run on these data and no others can go on with.
-    pub(crate) fn fingerprints(&self) -> Vec<String> {
-        self.tasks.iter().flatten().map(|(_, data)| data.fingerprint()).collect()
+    fn data(&self) -> impl Iterator<Item = &OpenData> {
+        self.tasks.iter().flat_map(|task| &task.data).map(|(_, data)| data)
+    }
+
+    /// What a run on these data with these teachers, and no others, can go on with, by name.
+    pub(crate) fn fingerprints(&self) -> Vec<(String, String)> {
+        let name = |i| if i == 0 { "data".to_owned() } else { format!("data.{i}") };
+        let data = self.data().enumerate().map(|(i, data)| (name(i), data.fingerprint()));
+        let taught =
+            self.tasks.iter().filter_map(|task| Some((&task.name, task.teacher.as_ref()?)));
+        let teachers =
+            taught.map(|(task, t)| (format!("teacher.{task}"), t.fingerprint().to_owned()));
+        data.chain(teachers).collect()
     }
 
     /// What was left out of the data, in words.
     pub(crate) fn rejects(&self) -> Vec<String> {
-        self.tasks.iter().flatten().filter_map(|(_, data)| data.rejects()).collect()
+        self.data().filter_map(OpenData::rejects).collect()
     }
 
     /// The first dataset of items.
     pub(crate) fn dataset(&self) -> Option<&Dataset> {
-        self.tasks.iter().flatten().find_map(|(_, data)| data.dataset())
+        self.data().find_map(OpenData::dataset)
     }
 
     /// Prepares all for a model.
@@ -354,8 +418,11 @@ impl StageData {
         &'a self,
         preparation: &'a Preparation<'a>,
     ) -> Result<Vec<Vec<TaskSource<'a>>>> {
-        let prepared = |(_, data): &'a (DataConfig, OpenData)| TaskSource::new(data, preparation);
-        self.tasks.iter().map(|task| task.iter().map(prepared).collect()).collect()
+        let prepared = |task: &'a OpenTask| {
+            let reader = Reader { preparation, teacher: task.teacher.as_ref() };
+            task.data.iter().map(|(_, data)| TaskSource::new(data, reader)).collect()
+        };
+        self.tasks.iter().map(prepared).collect()
     }
 
     /// The sources with their weights, as the trainer takes them.
@@ -367,6 +434,6 @@ impl StageData {
             Weighted { source, weight: config.weight }
         };
         let tasks = sources.iter().zip(&self.tasks);
-        tasks.map(|(sources, data)| sources.iter().zip(data).map(pair).collect()).collect()
+        tasks.map(|(sources, task)| sources.iter().zip(&task.data).map(pair).collect()).collect()
     }
 }

@@ -73,7 +73,8 @@ pub(crate) fn train(
         let run = run_folder(recipe, folders.run, &stage.name);
         let data = StageData::open(stage, (console, stop))?;
         data.rejects().iter().for_each(|told| console.warn(&format!("{}: {told}", stage.name)));
-        let deciding = (recipe.up_to(i).hash()?, data.fingerprints(), &key);
+        let prints: Vec<String> = data.fingerprints().into_iter().map(|(_, print)| print).collect();
+        let deciding = (recipe.up_to(i).hash()?, prints, &key);
         key = hash_bytes(&serde_json::to_vec(&deciding)?);
         let target = if whole.last { folders.model.to_owned() } else { run.join(STAGE_MODEL) };
         if !whole.last
@@ -308,10 +309,7 @@ impl Whole<'_> {
         let mut manifest = Manifest::new("", 0);
         manifest.config_hash = recipe.hash()?;
         manifest.seed = Some(self.stage.seed.0);
-        for (i, print) in data.fingerprints().into_iter().enumerate() {
-            let name = if i == 0 { "data".to_owned() } else { format!("data.{i}") };
-            manifest.inputs.insert(name, print);
-        }
+        manifest.inputs.extend(data.fingerprints());
         manifest.facts = spec.facts();
         if let Some(dataset) = data.dataset() {
             let facts = pipeline::data_facts(dataset).into_iter();

@@ -7,7 +7,7 @@ use std::{io::Write, time::Instant};
 use conjoin_core::{Embeddings, Gradients, Parameter, Seed};
 use conjoin_train::{
     AdamW, AdamWConfig, Batch, FalseNegatives, InfoNce, Labels, Loss, LossScalar, Reduction,
-    Sampler, SamplerConfig, Sigmoid, grad_norm,
+    Sampler, SamplerConfig, Sigmoid, TeacherThreshold, TeacherVectors, grad_norm,
 };
 use rand::Rng as _;
 
@@ -44,8 +44,16 @@ fn time_losses(out: &mut impl Write) -> std::io::Result<()> {
         for b in [256, 1_024, 4_096] {
             let (q, d) = (unit_rows(b, Seed(1)), unit_rows(b, Seed(2)));
             let ids: Vec<u64> = (0..b as u64).map(|i| if i % 20 == 0 { 0 } else { i }).collect();
-            let masks =
-                [("none", FalseNegatives::none()), ("5 %", FalseNegatives::by_ids(&[&ids]))];
+            let teacher =
+                TeacherVectors { queries: unit_rows(b, Seed(3)), documents: unit_rows(b, Seed(4)) };
+            let masks = [
+                ("none", FalseNegatives::none()),
+                ("5 %", FalseNegatives::by_ids(&[&ids])),
+                (
+                    "teacher",
+                    FalseNegatives::none().with_teacher(teacher, TeacherThreshold::Above(0.9)),
+                ),
+            ];
             for (masked, same) in &masks {
                 let labels = Labels::None;
                 let batch = Batch { queries: &q, documents: &d, false_negatives: same, labels };

@@ -16,7 +16,8 @@ use crate::{
     error::{ConfigError, ConfigFault},
     losses::{
         CoSent, Cosine, InfoNce, Joint, KlDistillation, Loss, LossScalar, MarginMse, Matryoshka,
-        MatryoshkaDim, Negatives, Reduction, Sigmoid, Temperatures, WeightedInfoNce,
+        MatryoshkaDim, Negatives, Reduction, Sigmoid, TeacherThreshold, Temperatures,
+        WeightedInfoNce,
     },
     plateau::{EarlyStopConfig, PlateauConfig},
     schedule::ScheduleConfig,
@@ -104,10 +105,11 @@ pub struct TaskConfig {
     /// How its sources share its batches.
     #[serde(default)]
     pub mixing: Mixing,
-    /// With a teacher's scores: hard negatives scored above this share of the own document's are left
-    /// out (0.95 in NV-Retriever); none: none is.
+    /// Above which of a teacher's scores a document is no negative of a query: every document of the
+    /// batch where the sources have the teacher's vectors, else a query's own hard negatives where they
+    /// have its scores; none: no teacher is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub teacher_share: Option<f32>,
+    pub teacher: Option<TeacherThreshold>,
 }
 
 fn one() -> f64 {
@@ -473,6 +475,9 @@ impl TrainConfig {
             let weight = task.weight;
             faults.need(&format!("{key}.weight"), weight, positive(weight), "a number above 0");
             task.loss.check(&format!("{key}.loss"), faults);
+            if let Some(teacher) = task.teacher {
+                teacher.check(&format!("{key}.teacher"), faults);
+            }
         }
     }
 

@@ -51,7 +51,7 @@ pub use lora::{Lora, LoraConfig, LoraTarget};
 pub use losses::{
     Aspect, Batch, CoSent, Cosine, FalseNegatives, InfoNce, Joint, KlDistillation, LabelKind,
     Labels, Loss, LossScalar, MarginMse, Matryoshka, MatryoshkaDim, Negatives, Outcome, Reduction,
-    Sigmoid, Temperatures, WeightedInfoNce,
+    Sigmoid, TeacherThreshold, TeacherVectors, Temperatures, WeightedInfoNce,
 };
 pub use memory::{peak_memory_bytes, reset_peak_memory};
 pub use plateau::{EarlyStop, EarlyStopConfig, EvaluationPoint, PlateauConfig};

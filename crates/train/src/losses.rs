@@ -32,6 +32,7 @@ mod kl;
 mod margin_mse;
 mod matryoshka;
 mod sigmoid;
+mod teacher;
 mod tiles;
 mod weighted;
 
@@ -47,6 +48,7 @@ pub use kl::{KlDistillation, Temperatures};
 pub use margin_mse::MarginMse;
 pub use matryoshka::{Matryoshka, MatryoshkaDim};
 pub use sigmoid::Sigmoid;
+pub use teacher::{TeacherThreshold, TeacherVectors};
 pub use weighted::WeightedInfoNce;
 
 /// A batch of embeddings of one task.

@@ -6,7 +6,7 @@
 
 use conjoin_core::Seed;
 
-use crate::losses::{Aspect, FalseNegatives, LabelKind, Labels};
+use crate::losses::{Aspect, FalseNegatives, LabelKind, Labels, TeacherThreshold, TeacherVectors};
 
 /// Pairs, or queries with documents and hard negatives, of one data set.
 pub trait Source: Sync + Sized {
@@ -38,6 +38,11 @@ pub trait Source: Sync + Sized {
     /// Hard negatives every query of it has, `m`.
     fn n_negatives(&self) -> usize {
         0
+    }
+
+    /// Whether every batch of it has a teacher's vectors.
+    fn has_teacher(&self) -> bool {
+        false
     }
 
     /// Ids of all rows by aspect (text, image, group), `[len]` each: rows with an equal id are kept
@@ -132,6 +137,8 @@ pub struct TaskBatch<T, I> {
     pub aspects: Vec<Ids>,
     /// What is known of the pairs besides that they match.
     pub labels: OwnedLabels,
+    /// What a teacher finds of queries and documents.
+    pub teacher: Option<TeacherVectors>,
     /// The rows that could not be read.
     pub rejects: Vec<Reject>,
 }
@@ -213,35 +220,38 @@ impl<T, I> TaskBatch<T, I> {
             of(&ids.queries, b) && of(&ids.documents, n)
         });
         let fits = b > 0 && self.queries.len() == b && n >= b && n.is_multiple_of(b);
-        if fits && ids && expected == found {
+        let taught = self.teacher.as_ref().is_none_or(|vectors| vectors.fit(b, n));
+        if fits && ids && taught && expected == found {
             return Ok(());
         }
         let queries = self.queries.len();
         Err(format!(
-            "{b} items, {queries} queries, {n} documents and {found} labels, or its ids are others"
+            "{b} items, {queries} queries, {n} documents and {found} labels, or its ids or its teacher's \
+             vectors are of others"
         ))
     }
 
-    /// Which pairs are no negatives. With a teacher's scores, also hard negatives that it scores
-    /// above `share` of the own document's.
-    pub(crate) fn false_negatives(&self, share: Option<f32>) -> FalseNegatives {
+    /// Which pairs are no negatives. With a threshold also those that a teacher scores above it.
+    pub(crate) fn false_negatives(&self, teacher: Option<TeacherThreshold>) -> FalseNegatives {
         let aspects: Vec<Aspect<'_>> = self
             .aspects
             .iter()
             .map(|ids| Aspect { queries: &ids.queries, documents: &ids.documents })
             .collect();
         let same = FalseNegatives::by_aspects(&aspects);
-        match (share, &self.labels) {
-            (Some(share), OwnedLabels::TeacherScores(scores)) => {
-                same.with_teacher(scores, self.len(), share)
+        match (teacher, &self.teacher, &self.labels) {
+            (Some(threshold), Some(vectors), _) => same.with_teacher(vectors.clone(), threshold),
+            (Some(threshold), None, OwnedLabels::TeacherScores(scores)) => {
+                same.with_teacher_scores(scores, self.len(), threshold)
             }
             _ => same,
         }
     }
 
     /// One batch of several: own documents first, then all hard negatives. `None` when they differ in
-    /// modality, number of hard negatives, aspects or kind of labels.
-    pub(crate) fn join(parts: Vec<Self>) -> Option<Self> {
+    /// modality, number of hard negatives, aspects, kind of labels or width of a teacher's vectors.
+    pub(crate) fn join(mut parts: Vec<Self>) -> Option<Self> {
+        let teacher = Self::join_teachers(&mut parts)?;
         let mut parts = parts.into_iter();
         let mut all = parts.next()?;
         let mut negatives = all.documents.split_off(all.items.len());
@@ -272,7 +282,18 @@ impl<T, I> TaskBatch<T, I> {
         for (ids, negatives) in all.aspects.iter_mut().zip(ids_of_negatives) {
             ids.documents.extend(negatives);
         }
+        all.teacher = teacher;
         Some(all)
+    }
+
+    /// Takes the teachers' vectors of all batches as those of one; `None` when only some have them.
+    fn join_teachers(parts: &mut [Self]) -> Option<Option<TeacherVectors>> {
+        let taught: Vec<_> = parts.iter_mut().filter_map(|part| part.teacher.take()).collect();
+        match taught.len() {
+            0 => Some(None),
+            n if n == parts.len() => TeacherVectors::join(taught).map(Some),
+            _ => None,
+        }
     }
 
     /// Splits the negatives' ids off, aspect by aspect.

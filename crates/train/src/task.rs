@@ -13,7 +13,7 @@ use crate::{
     config::{TaskConfig, TrainConfig},
     draws::{Drawn, Draws},
     error::{ConfigFault, PrefetchError, TrainError},
-    losses::{LabelKind, Loss},
+    losses::{LabelKind, Loss, TeacherThreshold},
     source::{BatchOf, Source, TaskBatch},
     state::{Part, PartMut},
 };
@@ -42,7 +42,7 @@ impl<'a, S: Source> TaskData<'a, S> {
         loss: &dyn Loss,
         width: usize,
     ) -> Result<Self, TrainError<S::Error>> {
-        check_sources(key, sources, loss, width)?;
+        check_sources((key, task), sources, loss, width)?;
         let drawn: Vec<Drawn<'_>> = sources
             .iter()
             .map(|Weighted { source, weight }| Drawn {
@@ -92,7 +92,7 @@ type Whole<S> = Result<BatchOf<S>, TrainError<<S as Source>::Error>>;
 /// A batch as it was prepared, if all of it fits together.
 pub(crate) fn checked<S: Source>(batch: Option<BatchOf<S>>, task: &str, step: u64) -> Whole<S> {
     let ragged = |what: String| TrainError::Ragged { step, task: task.to_owned(), what };
-    let unlike = "its sources differ in modality, hard negatives, ids or labels";
+    let unlike = "its sources differ in modality, hard negatives, ids, labels or teacher";
     let batch = batch.ok_or_else(|| ragged(unlike.to_owned()))?;
     if let (0, Some(first)) = (batch.len(), batch.rejects.first()) {
         let (n_rows, reason) = (batch.rejects.len(), first.reason.clone());
@@ -124,7 +124,7 @@ pub fn batches_of<'a, S: Source>(
 }
 
 fn check_sources<S: Source>(
-    key: &str,
+    (key, task): (&str, &TaskConfig),
     sources: &[Weighted<'_, S>],
     loss: &dyn Loss,
     width: usize,
@@ -148,6 +148,10 @@ fn check_sources<S: Source>(
             LabelKind::TeacherScores => "for data with a teacher's scores",
         };
         need("loss.kind", found.to_owned(), fits, "a loss that the labels of its data allow");
+        let judges = source.has_teacher() || labels == LabelKind::TeacherScores;
+        let fits = task.teacher.is_none() || judges;
+        let expected = "a model, or data with a teacher's scores";
+        need("teacher.model", "left out".to_owned(), fits, expected);
         let m = source.n_negatives();
         let fits = m >= loss.min_negatives();
         need("loss.kind", format!("for data with {m} hard negatives"), fits, "one without them");
@@ -170,7 +174,7 @@ pub(crate) struct TaskLoss {
     pub(crate) name: String,
     pub(crate) loss: Box<dyn Loss>,
     pub(crate) weight: f64,
-    pub(crate) teacher_share: Option<f32>,
+    pub(crate) teacher: Option<TeacherThreshold>,
     /// The loss's scalars: without decay, frozen where they are not learned.
     pub(crate) scalars: Vec<Parameter>,
     pub(crate) gradients: Gradients,
@@ -194,8 +198,8 @@ impl TaskLoss {
             .collect();
         let gradients = Gradients::zeros(&scalars);
         let optimizer = AdamW::new(all.optimizer.clone(), &scalars);
-        let (name, weight, teacher_share) = (task.name.clone(), task.weight, task.teacher_share);
-        Self { name, loss, weight, teacher_share, scalars, gradients, optimizer }
+        let (name, weight, teacher) = (task.name.clone(), task.weight, task.teacher);
+        Self { name, loss, weight, teacher, scalars, gradients, optimizer }
     }
 
     pub(crate) fn values(&self) -> Vec<f32> {

@@ -15,7 +15,7 @@ use crate::{
         TaskConfig, TrainConfig,
     },
     draws::Mixing,
-    losses::{LabelKind, Negatives, Reduction},
+    losses::{LabelKind, Negatives, Reduction, TeacherVectors},
     schedule::{Decay, ScheduleConfig},
     selection::LrMultiplier,
     source::{Ids, Inputs, OwnedLabels, Reject, Rows, Source, TaskBatch},
@@ -159,6 +159,8 @@ pub(crate) struct SmallPairs {
     /// What every row has besides its text and its picture.
     pub(crate) n_negatives: usize,
     pub(crate) labels: LabelKind,
+    /// Whether a teacher, who reads the texts, has looked at it.
+    pub(crate) taught: bool,
     /// Whether it gives its rows in an order of its own.
     pub(crate) streamed: bool,
 }
@@ -186,12 +188,28 @@ impl SmallPairs {
             unreadable: BTreeSet::new(),
             n_negatives: 0,
             labels: LabelKind::None,
+            taught: false,
             streamed: false,
         }
     }
 
     pub(crate) fn image_mut(&mut self, row: usize) -> &mut Vec<f32> {
         &mut self.images[row]
+    }
+
+    /// What a teacher finds of rows: their texts' first numbers.
+    fn teacher_vectors(&self, rows: &[usize]) -> TeacherVectors {
+        let of = |rows: &[usize]| {
+            let values = rows.iter().flat_map(|row| self.texts[*row][..4].to_vec()).collect();
+            let mut vectors = Embeddings::new(4, values).unwrap();
+            vectors.normalize();
+            vectors
+        };
+        let negatives = rows
+            .iter()
+            .flat_map(|row| (1..=self.n_negatives).map(move |by| (row + by) % self.len()));
+        let documents: Vec<usize> = rows.iter().copied().chain(negatives).collect();
+        TeacherVectors { queries: of(rows), documents: of(&documents) }
     }
 }
 
@@ -215,6 +233,10 @@ impl Source for SmallPairs {
 
     fn n_negatives(&self) -> usize {
         self.n_negatives
+    }
+
+    fn has_teacher(&self) -> bool {
+        self.taught
     }
 
     fn aspects(&self) -> Vec<&[u64]> {
@@ -275,6 +297,7 @@ impl Source for SmallPairs {
             documents: Inputs::Images(documents),
             aspects: vec![Ids { queries: ids, documents: Vec::new() }],
             labels,
+            teacher: self.taught.then(|| self.teacher_vectors(&good)),
             rejects: bad.iter().map(reject).collect(),
         })
     }
@@ -295,7 +318,7 @@ pub(crate) fn info_nce() -> LossConfig {
 
 pub(crate) fn task(name: &str, batch: usize, loss: LossConfig) -> TaskConfig {
     let (name, mixing) = (name.to_owned(), Mixing::Homogeneous);
-    TaskConfig { name, batch, weight: 1.0, loss, mixing, teacher_share: None }
+    TaskConfig { name, batch, weight: 1.0, loss, mixing, teacher: None }
 }
 
 pub(crate) fn config() -> TrainConfig {

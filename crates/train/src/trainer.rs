@@ -372,7 +372,7 @@ where
     ) -> Result<StepOutcome, TrainError<S::Error>> {
         let Self { text, image, tasks, config, progress, .. } = self;
         let task = &tasks[task];
-        let same = batch.false_negatives(task.teacher_share);
+        let same = batch.false_negatives(task.teacher);
         let (queries, documents) = (Lent::of(&batch.queries), Lent::of(&batch.documents));
         let scalars = task.values();
         let work = grad_cache::Task {

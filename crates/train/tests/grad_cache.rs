@@ -1,12 +1,12 @@
 //! Gradients of chunks are those of the whole batch, with all that a recipe may ask for at once.
 //!
-//! Token dropout, patch dropout, hard negatives, Matryoshka, sigmoid, layers computed twice, adapters;
+//! Token dropout, patch dropout, hard negatives, a teacher's masks, Matryoshka, sigmoid, layers computed twice, adapters;
 //! the last chunk is uneven. Tolerance: 1e-5 of the largest value of each tensor. Layers that are computed
 //! twice change no bit.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use conjoin_core::{Gradients, Parameter, Seed, Stop, Tower};
+use conjoin_core::{Embeddings, Gradients, Parameter, Seed, Stop, Tower};
 use conjoin_engine::Pairing;
 use conjoin_input::{ImageContract, PatchDropout, Pixels};
 use conjoin_model::{
@@ -17,7 +17,7 @@ use conjoin_train::{
     BatchOf, ChunkConfig, Chunking, FalseNegatives, Ids, Inputs, Labels, Lora, LoraConfig,
     LoraTarget, Loss, LossConfig, MatryoshkaDim, Mixing, Negatives, Observer, OwnedLabels,
     Reduction, Rows, ScalarConfig, Side, Sink, Source, StepLog, Task, TaskBatch, TaskConfig,
-    TowerConfig, TrainConfig, Trainer, Weighted, step,
+    TeacherThreshold, TeacherVectors, TowerConfig, TrainConfig, Trainer, Weighted, step,
 };
 use rand::Rng as _;
 
@@ -85,6 +85,15 @@ fn losses() -> Vec<LossConfig> {
     ]
 }
 
+/// A teacher's vectors: one pair of ten is above 0.8.
+fn vectors(n: usize, seed: u64) -> Embeddings {
+    let mut rng = Seed(seed).stream("teacher").rng();
+    let values = (0..n * 3).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let mut vectors = Embeddings::new(3, values).unwrap();
+    vectors.normalize();
+    vectors
+}
+
 /// A tower, perhaps with adapters that have already learned.
 struct Learner<T> {
     tower: T,
@@ -146,7 +155,10 @@ fn run(loss: &dyn Loss, adapted: bool, checkpoints: bool, chunking: Chunking) ->
         &Task {
             queries: Side::Texts(&texts),
             documents: Side::Images(&pictures),
-            false_negatives: &FalseNegatives::none(),
+            false_negatives: &FalseNegatives::none().with_teacher(
+                TeacherVectors { queries: vectors(B, 1), documents: vectors(B * (1 + M), 2) },
+                TeacherThreshold::Above(0.8),
+            ),
             labels: Labels::None,
             loss,
             scalars: &scalars,
@@ -226,6 +238,7 @@ impl Source for Shop {
             documents: Inputs::Images(rows.iter().map(|row| picture(*row, of(row))).collect()),
             aspects: Vec::<Ids>::new(),
             labels: OwnedLabels::None,
+            teacher: None,
             rejects: Vec::new(),
         })
     }
@@ -251,7 +264,7 @@ fn config(checkpoint_layers: bool) -> TrainConfig {
         weight: 1.0,
         loss: losses().remove(0),
         mixing: Mixing::default(),
-        teacher_share: None,
+        teacher: None,
     };
     TrainConfig {
         text: tower.clone(),

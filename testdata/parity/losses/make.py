@@ -36,6 +36,8 @@ ASPECTS = [
 ]
 GRADES = [0.5, 1.0, 0.25, 0.5, 0.0, 0.75, 1.0]
 SHARE = 0.95
+# Above which of a teacher's similarities a document of the batch is no negative.
+THRESHOLDS = {"above": 0.75, "share": 0.9, "margin": 0.05}
 
 
 def rounded(rows):
@@ -50,11 +52,11 @@ def unit_rows(n, generator):
 class Masks:
     """What is left out between two sides, as booleans."""
 
-    def __init__(self, kind, m, teacher):
+    def __init__(self, kind, m, teacher, vectors):
         self.across = torch.zeros(B, B * (1 + m), dtype=torch.bool)
         self.queries = torch.zeros(B, B, dtype=torch.bool)
         self.documents = torch.zeros(B, B * (1 + m), dtype=torch.bool)
-        if kind in ("ids", "ids_and_teacher"):
+        if kind.startswith("ids"):
             for aspect in ASPECTS:
                 self.add(aspect, m)
         own = torch.eye(B, dtype=torch.bool)
@@ -63,6 +65,8 @@ class Masks:
         self.documents[:, :B] &= ~own
         if kind in ("teacher", "ids_and_teacher"):
             self.add_teacher(m, teacher)
+        if "batch_" in kind:
+            self.add_batch(*vectors, kind.rpartition("_")[2])
 
     def add(self, aspect, m):
         queries = torch.tensor(aspect["queries"])
@@ -77,6 +81,27 @@ class Masks:
         own = teacher[:, :1]
         for i, k in (teacher[:, 1 : 1 + m] > own - own.abs() * (1 - SHARE)).nonzero().tolist():
             self.across[i, B + i * m + k] = True
+
+    def add_batch(self, queries, documents, rule):
+        """By a teacher's vectors: GISTEmbed's rule, against each query's own threshold."""
+        own = (queries * documents[:B]).sum(dim=1, keepdim=True)
+        value = THRESHOLDS[rule]
+        threshold = {
+            "above": torch.full_like(own, value),
+            "share": own - own.abs() * (1 - value),
+            "margin": own - value,
+        }[rule]
+        for rows, columns, mask in (
+            (queries, documents, self.across),
+            (queries, queries, self.queries),
+            (documents[:B], documents, self.documents),
+        ):
+            scores = rows @ columns.T
+            assert (scores - threshold).abs().min() > 1e-6, "no threshold is a matter of rounding"
+            found = scores > threshold
+            found[:, :B] &= ~torch.eye(B, dtype=torch.bool)
+            assert 0 < found.sum() < found.numel() / 2, found
+            mask |= found
 
 
 def at(documents, m):
@@ -258,6 +283,9 @@ def their_losses(kind, scalars, batch, settings):
         yield lambda q, d: factor * loss.compute_loss_from_embeddings(lists(q, d), None)
         if m == 0 and settings["reduction"] == "symmetric_mean":
             yield lambda q, d: ClipLoss()(q, d, scale)
+    guided = batch["mask"] in ("batch_share", "batch_margin") and settings.get("negatives") != "own"
+    if kind == "info_nce" and guided and settings["reduction"] == "one_way":
+        yield lambda q, d: their_guided(q, d, scale, batch)
     if kind == "joint" and plain:
         yield lambda q, d: ranking(scale).compute_loss_from_embeddings(lists(q, d), None)
     if kind == "sigmoid" and plain and m == 0:
@@ -278,6 +306,48 @@ def their_losses(kind, scalars, batch, settings):
         yield lambda q, d: loss.compute_loss_from_embeddings([q, d[:B]], batch["grades"])
     if kind == "matryoshka" and settings["inner"]["kind"] == "info_nce" and plain:
         yield lambda q, d: sums(settings["inner"]) * their_matryoshka(q, d, scale, batch, settings)
+
+
+def their_guided(q, d, scale, batch, contrast=False):
+    """CachedGISTEmbedLoss, in mini batches, with the teacher's vectors as what its guide gives.
+
+    With `contrast` queries and own documents are told apart between each other too, as in `gist`.
+    """
+    loss = object.__new__(st.CachedGISTEmbedLoss)
+    torch.nn.Module.__init__(loss)
+    rule = batch["mask"].rpartition("_")[2]
+    loss.margin_strategy = {"share": "relative", "margin": "absolute"}[rule]
+    loss.margin = 1 - THRESHOLDS["share"] if rule == "share" else THRESHOLDS["margin"]
+    loss.contrast_anchors = loss.contrast_positives = contrast
+    loss.gather_across_devices = False
+    loss.temperature, loss.mini_batch_size, loss.show_progress_bar = 1 / scale, 3, False
+    loss.similarity_fct = lambda x, y: (x * y).sum(dim=-1)
+    loss.cross_entropy_loss = torch.nn.CrossEntropyLoss()
+    lists = lambda q, d: [[rows] for rows in [q, *columns(d, batch["m"])]]
+    return loss.calculate_loss(lists(q, d), lists(*batch["vectors"]))
+
+
+def gist(q, d, scale, batch):
+    """GISTEmbed's whole loss: no loss of ours, but all masks of `joint` are in it."""
+    masks, eye = batch["masks"], torch.eye(B, dtype=torch.bool)
+    logits = across(q, d, scale, masks, {})
+    queries = (scale * q @ q.T).masked_fill(masks.queries | eye, -math.inf)
+    documents = (scale * d[:B] @ d[:B].T).masked_fill(masks.documents[:, :B] | eye, -math.inf)
+    z = torch.logsumexp(torch.cat([logits, queries, documents], dim=1), dim=1)
+    return (z - logits.diagonal()).mean()
+
+
+def check_masks(data):
+    """Asserts that what a teacher's vectors leave out is what GISTEmbed leaves out."""
+    for m, rule in ((m, rule) for m in (0, 1, M) for rule in ("share", "margin")):
+        vectors = data["teacher_queries"], torch.stack(at(data["teacher_documents"], m))
+        mask = f"batch_{rule}"
+        batch = {"m": m, "mask": mask, "masks": Masks(mask, m, None, vectors), "vectors": vectors}
+        q = data["queries"].clone().requires_grad_()
+        d = torch.stack(at(data["documents"], m)).requires_grad_()
+        loss = gist(q, d, 2.0, batch)
+        loss.backward()
+        agrees("gist", q, d, loss, lambda q, d: their_guided(q, d, 2.0, batch, contrast=True))
 
 
 def across_rows(rows, gradient):
@@ -301,7 +371,9 @@ def agrees(kind, q, d, loss, theirs):
 def case(data, kind, scalars, m=0, mask="none", **settings):
     teacher = data["teacher"][:, : 1 + m]
     grades = torch.tensor(GRADES, dtype=torch.float64)
-    batch = {"m": m, "mask": mask, "masks": Masks(mask, m, teacher), "teacher": teacher, "grades": grades}
+    vectors = data["teacher_queries"], torch.stack(at(data["teacher_documents"], m))
+    batch = {"m": m, "mask": mask, "masks": Masks(mask, m, teacher, vectors), "teacher": teacher}
+    batch |= {"grades": grades, "vectors": vectors}
     q = data["queries"].clone().requires_grad_()
     d = torch.stack(at(data["documents"], m)).requires_grad_()
     scalars = [torch.tensor(x, dtype=torch.float32).to(torch.float64).requires_grad_() for x in scalars]
@@ -365,6 +437,34 @@ def contrastive_cases(make):
     )
 
 
+def batch_cases(make):
+    """A teacher's vectors of the whole batch."""
+    yield from (
+        make("info_nce", [CLIP], m, f"batch_{rule}", reduction="one_way", negatives="all")
+        for m in (0, 1, M)
+        for rule in THRESHOLDS
+    )
+    yield from (
+        make("info_nce", [CLIP], M, "ids_and_batch_share", reduction="symmetric_sum", negatives=negatives)
+        for negatives in ("all", "own")
+    )
+    yield from (make("joint", [1.0], m, "batch_share") for m in (0, M))
+    yield from (make("sigmoid", [CLIP, -2.0], m, "batch_above", negatives="all") for m in (0, M))
+    yield make("weighted_info_nce", [CLIP], M, "batch_margin", reduction="symmetric_mean", negatives="all")
+    dims = [{"dim": 2, "weight": 1.0}, {"dim": E, "weight": 0.5}]
+    inner = {"kind": "info_nce", "reduction": "symmetric_mean", "negatives": "all"}
+    yield make("matryoshka", [CLIP], M, "batch_share", dims=dims, inner=inner)
+
+
+def taught(generator):
+    """A teacher's vectors, of fewer numbers, in which some documents fit other queries."""
+    rows = lambda n: F.normalize(torch.randn(n, 3, generator=generator, dtype=torch.float64), dim=1)
+    near = lambda x, by: rounded(F.normalize(x + by * rows(len(x)), dim=1))
+    queries = rounded(rows(B))
+    own = near(queries, 0.5)
+    return queries, torch.cat([own, near(own.repeat_interleave(M, dim=0), 1.0)])
+
+
 def other_cases(make):
     yield from (make("margin_mse", [log_scale], m) for log_scale in (0.0, 1.5) for m in (1, M))
     yield from (
@@ -394,9 +494,13 @@ def main():
     teacher[:, 0] = teacher[:, 0].abs() + 0.3
     teacher[1, :2] = torch.tensor([-1.0, -1.02])
     data = {"queries": q, "documents": documents, "teacher": rounded(teacher)}
+    data["teacher_queries"], data["teacher_documents"] = taught(torch.Generator().manual_seed(20240226))
+    check_masks(data)
     make = lambda *args, **settings: case(data, *args, **settings)
-    cases = [*contrastive_cases(make), *other_cases(make)]
+    cases = [*contrastive_cases(make), *other_cases(make), *batch_cases(make)]
     others = {x["kind"] for x in cases if x["agrees_with_others"]}
+    guided = [x for x in cases if x["mask"] in ("batch_share", "batch_margin") and x["kind"] == "info_nce"]
+    assert all(x["agrees_with_others"] for x in guided) and len(guided) == 6
     assert others == set(LOSSES) - {"weighted_info_nce"}, others
     modules = {"torch": torch, "sentence_transformers": sentence_transformers, "open_clip": open_clip}
     out = {
@@ -406,6 +510,9 @@ def main():
         "grades": GRADES,
         "teacher_share": SHARE,
         "teacher": data["teacher"].flatten().tolist(),
+        "teacher_thresholds": THRESHOLDS,
+        "teacher_queries": data["teacher_queries"].flatten().tolist(),
+        "teacher_documents": data["teacher_documents"].flatten().tolist(),
         "queries": q.flatten().tolist(),
         "documents": documents.flatten().tolist(),
     }

@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Train, console: &Console, stop: &Stop) -> Result<Outcom
         missing.iter().for_each(|what| console.warn(what));
         return Ok(if missing.is_empty() { Outcome::Done } else { Outcome::Refused });
     }
-    recipe.start = recipe.start.found(console, stop)?;
+    recipe.find_models(console, stop)?;
     if let Some(n_steps) = args.export_batches {
         batches::export(&recipe, n_steps, &recipe.out, (console, stop))?;
         console.say(&format!("train: start and batches are in `{}`", recipe.out.display()));

@@ -5,12 +5,14 @@ use std::{
     panic::catch_unwind,
 };
 
-use conjoin_core::{Seed, Task};
+use conjoin_core::{Modality, Seed, Task};
 use conjoin_input::{
     Augment, ImageContract, ImageLimits, PatchDropout, Pixels, TextContract, Tokenizer, decode,
 };
 use conjoin_train::{Ids, Inputs, OwnedLabels, Reject, TaskBatch};
 use rand::Rng as _;
+
+use super::teacher::{Teacher, TeacherError};
 
 pub(super) type Loaded = TaskBatch<Vec<u32>, Pixels>;
 
@@ -28,7 +30,7 @@ pub(crate) struct Preparation<'a> {
 
 impl Preparation<'_> {
     /// The rules that decide what a row becomes.
-    pub(super) fn rules(&self) -> serde_json::Value {
+    fn rules(&self) -> serde_json::Value {
         let Self { text, image, augment, token_dropout, patch_dropout, .. } = self;
         let rules = serde_json::json!([text, image, augment, token_dropout]);
         match patch_dropout.drops() {
@@ -37,7 +39,7 @@ impl Preparation<'_> {
         }
     }
 
-    pub(super) fn tokens(&self, text: &str, task: &Task, seed: Seed) -> Result<Vec<u32>, String> {
+    fn tokens(&self, text: &str, task: &Task, seed: Seed) -> Result<Vec<u32>, String> {
         let tokens = self.text.encode_for(self.tokenizer, text, task);
         let mut ids = tokens.map_err(|error| error.to_string())?.ids;
         // A model that reads its padding counts on the places of its tokens.
@@ -48,12 +50,44 @@ impl Preparation<'_> {
     }
 
     /// The pixels of an encoded picture, changed. A decoder that breaks down costs its picture.
-    pub(super) fn picture(&self, bytes: &[u8], seed: Seed) -> Result<Pixels, String> {
+    fn picture(&self, bytes: &[u8], seed: Seed) -> Result<Pixels, String> {
         let decoded = catch_unwind(|| decode(bytes, &ImageLimits::default()));
         let decoded = decoded.map_err(|_| "the decoder of the picture broke down".to_owned())?;
         let pixels = decoded.map_err(|e| told(&e))?;
         let pixels = self.augment.apply(&pixels, self.image, seed);
         Ok(self.patch_dropout.apply(pixels, seed.stream("patches")))
+    }
+}
+
+/// How the inputs of a task are read: prepared for the towers, and kept for a teacher who looks at them.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    pub preparation: &'a Preparation<'a>,
+    pub teacher: Option<&'a Teacher>,
+}
+
+impl Reader<'_> {
+    /// The rules that decide what a row becomes, and what is left out of a batch.
+    pub(super) fn rules(&self) -> serde_json::Value {
+        let rules = self.preparation.rules();
+        match self.teacher {
+            None => rules,
+            Some(teacher) => serde_json::json!([rules, { "teacher": teacher.fingerprint() }]),
+        }
+    }
+
+    pub(super) fn text(&self, text: &str, task: &Task, seed: Seed) -> Result<Read, String> {
+        let shown = self.shows(Modality::Text).then(|| Shown::Text(text.to_owned()));
+        Ok(Read { input: Input::Text(self.preparation.tokens(text, task, seed)?), shown })
+    }
+
+    pub(super) fn picture(&self, bytes: &[u8], seed: Seed) -> Result<Read, String> {
+        let shown = self.shows(Modality::Image).then(|| Shown::Image(bytes.to_owned()));
+        Ok(Read { input: Input::Image(self.preparation.picture(bytes, seed)?), shown })
+    }
+
+    fn shows(&self, modality: Modality) -> bool {
+        self.teacher.is_some_and(|teacher| teacher.looks_at(modality))
     }
 }
 
@@ -82,25 +116,44 @@ fn drop_tokens(ids: &mut Vec<u32>, share: f32, seed: Seed) {
     });
 }
 
-/// One input.
-pub(super) enum Input {
-    Text(Vec<u32>),
-    Image(Pixels),
+/// A text or a picture.
+pub(super) enum Of<T, I> {
+    Text(T),
+    Image(I),
+}
+
+/// What a tower takes.
+type Input = Of<Vec<u32>, Pixels>;
+/// What a teacher looks at.
+type Shown = Of<String, Vec<u8>>;
+
+/// One input, and what a teacher looks at: nothing where there is none, or where a document shows what
+/// its query does.
+pub(super) struct Read {
+    input: Input,
+    shown: Option<Shown>,
+}
+
+impl Read {
+    /// The same as a document that shows what its query does.
+    pub(super) fn like_its_query(self) -> Self {
+        Self { shown: None, ..self }
+    }
 }
 
 /// Rows as they are read.
 #[derive(Default)]
 pub(super) struct Gathered {
     items: Vec<String>,
-    queries: Vec<Input>,
-    documents: Vec<Input>,
-    negatives: Vec<Input>,
+    queries: Vec<Read>,
+    documents: Vec<Read>,
+    negatives: Vec<Read>,
     rejects: Vec<Reject>,
 }
 
 impl Gathered {
     /// Takes a row in.
-    pub(super) fn add(&mut self, item: String, inputs: (Input, Input, Vec<Input>)) {
+    pub(super) fn add(&mut self, item: String, inputs: (Read, Read, Vec<Read>)) {
         let (query, document, negatives) = inputs;
         self.items.push(item);
         self.queries.push(query);
@@ -113,26 +166,43 @@ impl Gathered {
         self.rejects.push(Reject { item, reason });
     }
 
-    pub(super) fn batch(mut self, aspects: Vec<Ids>, labels: OwnedLabels) -> Loaded {
+    /// All of it, looked at by the teacher where there is one.
+    pub(super) fn batch(
+        mut self,
+        aspects: Vec<Ids>,
+        labels: OwnedLabels,
+        teacher: Option<&Teacher>,
+    ) -> Result<Loaded, TeacherError> {
         self.documents.append(&mut self.negatives);
-        TaskBatch {
+        let (queries, shown_queries) = apart(self.queries);
+        let (documents, shown_documents) = apart(self.documents);
+        let look = |teacher: &Teacher| teacher.vectors(&shown_queries, &shown_documents);
+        Ok(TaskBatch {
             items: self.items,
-            queries: inputs(self.queries),
-            documents: inputs(self.documents),
+            queries,
+            documents,
             aspects,
             labels,
+            teacher: teacher.map(look).transpose()?,
             rejects: self.rejects,
-        }
+        })
     }
 }
 
+/// What the towers take, and what a teacher looks at.
+fn apart(all: Vec<Read>) -> (Inputs<Vec<u32>, Pixels>, Inputs<String, Vec<u8>>) {
+    let (taken, shown): (Vec<Input>, Vec<Option<Shown>>) =
+        all.into_iter().map(|read| (read.input, read.shown)).unzip();
+    (inputs(taken), inputs(shown.into_iter().flatten().collect()))
+}
+
 /// All of one modality, as a source reads them.
-fn inputs(all: Vec<Input>) -> Inputs<Vec<u32>, Pixels> {
+fn inputs<T, I>(all: Vec<Of<T, I>>) -> Inputs<T, I> {
     let (mut texts, mut images) = (Vec::new(), Vec::new());
     for input in all {
         match input {
-            Input::Text(ids) => texts.push(ids),
-            Input::Image(pixels) => images.push(pixels),
+            Of::Text(text) => texts.push(text),
+            Of::Image(image) => images.push(image),
         }
     }
     if images.is_empty() { Inputs::Texts(texts) } else { Inputs::Images(images) }

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::{
     ItemsConfig, PairKind, TextChoice,
-    batch::{Gathered, Input, Loaded, Preparation, id, told},
+    batch::{Gathered, Loaded, Read, Reader, id, told},
+    teacher::TeacherError,
 };
 use crate::items::{joined_text, title};
 
@@ -22,7 +23,7 @@ pub(crate) struct ItemSource<'a> {
     groups: Vec<u64>,
     /// Equal for equal pictures.
     images: Vec<u64>,
-    preparation: &'a Preparation<'a>,
+    pub(super) reader: Reader<'a>,
     fingerprint: String,
 }
 
@@ -30,7 +31,7 @@ impl<'a> ItemSource<'a> {
     pub(super) fn new(
         config: &ItemsConfig,
         dataset: &'a Dataset,
-        preparation: &'a Preparation<'a>,
+        reader: Reader<'a>,
     ) -> Result<Self> {
         let usable = |item: &&Item| match config.pair {
             PairKind::TextImage => item.image.is_some() && !item.texts.is_empty(),
@@ -52,20 +53,18 @@ impl<'a> ItemSource<'a> {
             |item: &&Item| item.image.as_ref().map_or_else(|| id(&item.id), |i| id(&i.sha256));
         let images = items.iter().map(image).collect();
         let ItemsConfig { pair, texts, first_share, .. } = config;
-        let rules = serde_json::json!([hash, pair, texts, first_share, preparation.rules()]);
+        let rules = serde_json::json!([hash, pair, texts, first_share, reader.rules()]);
         let fingerprint = hash_bytes(rules.to_string().as_bytes());
         let config = config.clone();
-        Ok(Self { config, dataset, items, groups, images, preparation, fingerprint })
+        Ok(Self { config, dataset, items, groups, images, reader, fingerprint })
     }
 
-    fn read(&self, item: &Item, seed: Seed) -> Result<(Input, Input), String> {
-        let prepared = self.preparation;
-        let text = |text: &str, task: &Task, name: &str| {
-            Ok::<_, String>(Input::Text(prepared.tokens(text, task, seed.stream(name))?))
-        };
+    fn read(&self, item: &Item, seed: Seed) -> Result<(Read, Read), String> {
+        let text =
+            |text: &str, task: &Task, name: &str| self.reader.text(text, task, seed.stream(name));
         let picture = |name: &str| {
             let bytes = self.dataset.image_bytes(item).map_err(|e| told(&e))?;
-            Ok::<_, String>(Input::Image(prepared.picture(&bytes, seed.stream(name))?))
+            self.reader.picture(&bytes, seed.stream(name))
         };
         match self.config.pair {
             // Pictures are searched for with texts, so these are embedded as queries are.
@@ -77,7 +76,7 @@ impl<'a> ItemSource<'a> {
                 let query = text(query, &Task::Query, "tokens")?;
                 Ok((query, text(document, &Task::Passage, "document")?))
             }
-            PairKind::ImageImage => Ok((picture("image")?, picture("other")?)),
+            PairKind::ImageImage => Ok((picture("image")?, picture("other")?.like_its_query())),
         }
     }
 
@@ -108,7 +107,7 @@ impl<'a> ItemSource<'a> {
         vec![&self.groups, &self.images]
     }
 
-    pub(super) fn load(&self, rows: &[usize], seed: Seed) -> Loaded {
+    pub(super) fn load(&self, rows: &[usize], seed: Seed) -> Result<Loaded, TeacherError> {
         let read: Vec<_> =
             rows.par_iter().map(|&row| self.read(self.items[row], seed.at(row as u64))).collect();
         let mut loaded = Gathered::default();
@@ -124,7 +123,7 @@ impl<'a> ItemSource<'a> {
                 }
             }
         }
-        loaded.batch(vec![groups, images], OwnedLabels::None)
+        loaded.batch(vec![groups, images], OwnedLabels::None, self.reader.teacher)
     }
 }
 

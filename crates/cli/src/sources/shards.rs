@@ -6,12 +6,15 @@ use conjoin_train::{Ids, OwnedLabels, Rows};
 use rand::Rng as _;
 use rayon::prelude::*;
 
-use super::batch::{Gathered, Input, Loaded, Preparation, id};
+use super::{
+    batch::{Gathered, Loaded, Read, Reader, id},
+    teacher::TeacherError,
+};
 
 /// The samples of shards.
 pub(crate) struct ShardSource<'a> {
     shards: &'a Shards,
-    preparation: &'a Preparation<'a>,
+    pub(super) reader: Reader<'a>,
     fingerprint: String,
 }
 
@@ -20,17 +23,17 @@ pub(crate) struct DrawnSamples(Vec<(usize, ShardSample)>);
 
 /// A sample with what it is compared by.
 struct Prepared {
-    text: Input,
-    image: Input,
+    text: Read,
+    image: Read,
     text_id: u64,
     image_id: u64,
 }
 
 impl<'a> ShardSource<'a> {
-    pub(super) fn new(shards: &'a Shards, preparation: &'a Preparation<'a>) -> Self {
-        let rules = serde_json::json!([shards.fingerprint(), preparation.rules()]);
+    pub(super) fn new(shards: &'a Shards, reader: Reader<'a>) -> Self {
+        let rules = serde_json::json!([shards.fingerprint(), reader.rules()]);
         let fingerprint = hash_bytes(rules.to_string().as_bytes());
-        Self { shards, preparation, fingerprint }
+        Self { shards, reader, fingerprint }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -46,7 +49,7 @@ impl<'a> ShardSource<'a> {
         Ok(DrawnSamples(rows.numbers.into_iter().zip(samples).collect()))
     }
 
-    pub(super) fn load(&self, drawn: DrawnSamples, seed: Seed) -> Loaded {
+    pub(super) fn load(&self, drawn: DrawnSamples, seed: Seed) -> Result<Loaded, TeacherError> {
         let prepare = |(place, sample): (usize, ShardSample)| {
             let content = sample.content.map_err(|reason| reason.sentence());
             let prepared =
@@ -66,17 +69,16 @@ impl<'a> ShardSource<'a> {
                 }
             }
         }
-        loaded.batch(vec![texts, images], OwnedLabels::None)
+        loaded.batch(vec![texts, images], OwnedLabels::None, self.reader.teacher)
     }
 
     /// One of the sample's captions, drawn anew each time, and its picture.
     fn prepare(&self, content: &ShardContent, seed: Seed) -> Result<Prepared, String> {
         let mut captions = self.shards.captions(content).map_err(|reason| reason.sentence())?;
         let caption = captions.remove(seed.stream("text").rng().random_range(0..captions.len()));
-        let prepared = self.preparation;
         Ok(Prepared {
-            text: Input::Text(prepared.tokens(&caption, &Task::Query, seed.stream("tokens"))?),
-            image: Input::Image(prepared.picture(&content.image, seed.stream("image"))?),
+            text: self.reader.text(&caption, &Task::Query, seed.stream("tokens"))?,
+            image: self.reader.picture(&content.image, seed.stream("image"))?,
             text_id: text_hash(&caption),
             image_id: id(hash_bytes(&content.image)),
         })

@@ -5,7 +5,10 @@ use conjoin_data::{Aspects, Judged, PairFile, text_hash};
 use conjoin_train::{Ids, LabelKind, OwnedLabels};
 use rayon::prelude::*;
 
-use super::batch::{Gathered, Input, Loaded, Preparation, told};
+use super::{
+    batch::{Gathered, Loaded, Read, Reader, told},
+    teacher::TeacherError,
+};
 
 /// Rows of texts.
 pub(super) enum TextRows<'a> {
@@ -94,36 +97,34 @@ impl TextRows<'_> {
 /// Pairs of texts, or queries with documents and hard negatives.
 pub(crate) struct TextSource<'a> {
     rows: TextRows<'a>,
-    preparation: &'a Preparation<'a>,
+    pub(super) reader: Reader<'a>,
     fingerprint: String,
 }
 
 /// A row of texts as tokens, with what it is compared by.
 struct TextInputs {
-    inputs: (Input, Input, Vec<Input>),
+    inputs: (Read, Read, Vec<Read>),
     negatives: Vec<u64>,
     grade: f32,
     scores: Vec<f32>,
 }
 
 impl<'a> TextSource<'a> {
-    pub(super) fn new(rows: TextRows<'a>, preparation: &'a Preparation<'a>) -> Self {
-        let rules = serde_json::json!([rows.fingerprint(), preparation.rules()]);
+    pub(super) fn new(rows: TextRows<'a>, reader: Reader<'a>) -> Self {
+        let rules = serde_json::json!([rows.fingerprint(), reader.rules()]);
         let fingerprint = hash_bytes(rules.to_string().as_bytes());
-        Self { rows, preparation, fingerprint }
+        Self { rows, reader, fingerprint }
     }
 
     fn read(&self, row: usize, seed: Seed) -> Result<TextInputs, String> {
         let TextRow { query, document, negatives, grade, scores } = self.rows.read(row, seed)?;
-        let tokens = |text: &str, task: &Task, seed: Seed| {
-            Ok::<_, String>(Input::Text(self.preparation.tokens(text, task, seed)?))
-        };
+        let reader = &self.reader;
         let negative = |(i, text): (usize, &String)| {
-            tokens(text, &Task::Passage, seed.stream("negative").at(i as u64))
+            reader.text(text, &Task::Passage, seed.stream("negative").at(i as u64))
         };
         let inputs = (
-            tokens(&query, &Task::Query, seed.stream("tokens"))?,
-            tokens(&document, &Task::Passage, seed.stream("document"))?,
+            reader.text(&query, &Task::Query, seed.stream("tokens"))?,
+            reader.text(&document, &Task::Passage, seed.stream("document"))?,
             negatives.iter().enumerate().map(negative).collect::<Result<_, _>>()?,
         );
         let negatives = negatives.iter().map(|text| text_hash(text)).collect();
@@ -139,7 +140,7 @@ impl<'a> TextSource<'a> {
         &self.fingerprint
     }
 
-    pub(super) fn load(&self, rows: &[usize], seed: Seed) -> Loaded {
+    pub(super) fn load(&self, rows: &[usize], seed: Seed) -> Result<Loaded, TeacherError> {
         let read: Vec<_> =
             rows.par_iter().map(|&row| self.read(row, seed.at(row as u64))).collect();
         let known = self.rows.aspects();
@@ -173,6 +174,6 @@ impl<'a> TextSource<'a> {
             LabelKind::Grades => OwnedLabels::Grades(grades),
             LabelKind::TeacherScores => OwnedLabels::TeacherScores(scores),
         };
-        loaded.batch(aspects, labels)
+        loaded.batch(aspects, labels, self.reader.teacher)
     }
 }

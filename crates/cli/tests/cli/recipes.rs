@@ -265,3 +265,142 @@ fn what_does_not_fit_a_task_is_told_by_its_key() {
     check(&["--set", "stage.precision=int8"], "bytes are too coarse for gradients");
     check(&["--skip", "third"], "`--skip third`: the recipe has no such stage");
 }
+
+/// Three tasks, each with what is told of its teacher: pictures with texts, triplets with scores, and
+/// pictures changed in two ways.
+fn taught(dir: &Path, [pictures, triplets, views]: [&str; 3]) {
+    let data = trained().join("data").display().to_string();
+    let line = |i: usize| {
+        let scores = [1.0, if i.is_multiple_of(2) { 0.99 } else { 0.5 }, 0.2];
+        format!(
+            "{{\"q\": \"query {i}\", \"d\": \"fruit {i}\", \"n\": [\"stone {i}\", \"brick\"], \"s\": {scores:?}}}\n"
+        )
+    };
+    fs::write(dir.join("triplets.jsonl"), (0..40).map(line).collect::<String>()).unwrap();
+    let columns = r#"{ query = "q", document = "d", negatives = ["n"], scores = ["s"] }"#;
+    let text = format!(
+        r#"
+out = "run"
+start.towers = {{ image_size = 32, width = 32, max_tokens = 32, text.new = {{ width = 32, layers = 1, heads = 2 }} }}
+train.steps = 2
+train.schedule = {{ peak_lr = 0.001, warmup_steps = 0 }}
+
+[[train.task]]
+name = "pictures"
+batch = 8
+data = [{{ items = {{ path = "{data}" }} }}]
+loss.kind = "info_nce"
+{pictures}
+
+[[train.task]]
+name = "triplets"
+batch = 8
+mixing = "mixed"
+data = [
+  {{ pairs = {{ path = "triplets.jsonl", columns = {columns} }} }},
+  {{ weight = 2.0, pairs = {{ path = "triplets.jsonl", columns = {columns} }} }},
+]
+loss = {{ kind = "info_nce", reduction = "one_way" }}
+{triplets}
+
+[[train.task]]
+name = "views"
+batch = 4
+data = [{{ items = {{ path = "{data}", pair = "image_image" }} }}]
+loss.kind = "sigmoid"
+{views}
+"#
+    );
+    fs::write(dir.join("recipe.toml"), text).unwrap();
+}
+
+/// A model of the reference files.
+fn reference(name: &str) -> String {
+    let parity = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity");
+    parity.join(name).join("checkpoint").display().to_string()
+}
+
+/// What a recipe says of a teacher.
+fn teacher(model: &str, threshold: &str) -> String {
+    format!("teacher = {{ model = \"{model}\", {threshold} }}")
+}
+
+#[test]
+fn documents_that_a_teacher_finds_to_fit_are_no_negatives() {
+    let dir = tempdir().unwrap();
+    let mut n_runs = 0;
+    let mut train = |teachers: [&str; 3]| {
+        taught(dir.path(), teachers);
+        n_runs += 1;
+        let out = format!("run-{n_runs}");
+        conjoin(dir.path(), &["train", "recipe.toml", "--out", &out]).expect(0);
+        read_json(dir.path().join(out).join("model/manifest.json"))
+    };
+    let (reads, sees) = (reference("sentence_encoders/plain"), trained().join("run/model"));
+    let sees = sees.display().to_string();
+    let plain = train(["", "", ""]);
+    assert!(plain["inputs"].get("teacher.pictures").is_none());
+
+    // All scores are below 1.1: every task is as without a teacher.
+    let nothing = teacher(&sees, "above = 1.1");
+    let none = train([&nothing, &nothing, &nothing]);
+    assert_eq!(none["fingerprint"], plain["fingerprint"]);
+    assert!(none["inputs"]["teacher.views"].is_string(), "{none}");
+
+    // Each task alone, by teachers that see, that only read, and by the data's scores.
+    let mut seen = vec![plain["fingerprint"].clone()];
+    let by_texts = teacher(&reads, "share = 0.5");
+    // What fits better than the own picture; pictures that are like each other at all.
+    let by_pictures = teacher(&sees, "margin = 0.0");
+    let by_views = teacher(&sees, "margin = 0.5");
+    let cases = [
+        [by_texts.as_str(), "", ""],
+        [&by_pictures, "", ""],
+        ["", &by_texts, ""],
+        ["", "teacher = { share = 0.95 }", ""],
+        ["", "", &by_views],
+    ];
+    for case in cases {
+        let found = train(case)["fingerprint"].clone();
+        assert!(!seen.contains(&found), "{case:?}");
+        seen.push(found);
+    }
+    let again = train(["", &by_texts, ""])["fingerprint"].clone();
+    assert_eq!(again, seen[3], "the same once more");
+}
+
+#[test]
+fn what_a_teacher_cannot_be_is_told_by_its_key() {
+    let dir = tempdir().unwrap();
+    let check = |teachers: [&str; 3], expected: &[&str]| {
+        taught(dir.path(), teachers);
+        let said = conjoin(dir.path(), &["train", "recipe.toml"]).expect(2).err;
+        assert!(expected.iter().all(|part| said.contains(part)), "{said}");
+    };
+    let reads = reference("sentence_encoders/plain");
+    let nowhere = teacher("nowhere", "above = 0.9");
+    check(
+        ["", "", &nowhere],
+        &["in task `views` of stage `train`", "`teacher.model` is `nowhere`"],
+    );
+    let checked = conjoin(dir.path(), &["train", "recipe.toml", "--check"]).expect(1).err;
+    let missing =
+        "task `views` of stage `train`: `teacher.model` is `nowhere`, there is no such folder";
+    assert!(checked.contains(missing), "{checked}");
+    let without = teacher(&reads, "above = 0.9");
+    let tower = ", it must be a model with a tower for images: the task has pairs of pictures";
+    check(["", "", &without], &["task `views`", "`teacher.model` is `", tower]);
+    let blind = teacher(&reference("clip/vision"), "above = 0.9");
+    check(["", &blind, ""], &["it must be a model with a tower for texts: the task has texts"]);
+    let one = "`teacher` needs one of `above`, `share` and `margin`";
+    check(["", &teacher(&reads, "above = 0.9, share = 0.9"), ""], &["in task `triplets`", one]);
+    check(["teacher = {}", "", ""], &["in task `pictures`", one]);
+    check(
+        ["teacher = { share = 0.95 }", "", ""],
+        &[
+            "`tasks.0.teacher.model` is left out, it must be a model, or data with a teacher's scores",
+        ],
+    );
+    check(["", &teacher(&reads, "share = 0.0"), ""], &["`tasks.1.teacher.share` is 0"]);
+    check(["", "teacher_share = 0.95", ""], &["teacher_share"]);
+}

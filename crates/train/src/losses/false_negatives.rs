@@ -1,11 +1,13 @@
 //! Which pairs of a batch must not count as negatives.
 //!
-//! In:  ids of what queries and documents show, by aspect (text, image, group); a teacher's scores.
+//! In:  ids of what queries and documents show, by aspect (text, image, group); a teacher's vectors or
+//!      scores.
 //! Out: for two of the batch, whether they are left out.
-//! Not here: arranging batches so that few of them occur (`sampler`).
-//! Source: Moreira et al. 2024 (NV-Retriever), TopK-PercPos, for the teacher's rule.
+//! Not here: arranging batches so that few of them occur (`sampler`), the teacher's rule (`teacher`).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
+
+use super::teacher::{Taught, TeacherThreshold, TeacherVectors};
 
 /// Ids of what the things of a batch show, in one respect.
 ///
@@ -24,14 +26,16 @@ pub struct Aspect<'a> {
 /// The pairs of a batch that are no negatives although they do not belong together.
 ///
 /// Query `i` and a document that is not its own are left out when their ids are equal in any aspect:
-/// the same caption fits both images, or a hard negative is the own document once more.
+/// the same caption fits both images, or a hard negative is the own document once more; or when a
+/// teacher finds that they fit.
 #[derive(Debug, Clone, Default)]
 pub struct FalseNegatives {
     aspects: Vec<Ids>,
     /// Hard negatives that their own query leaves out, `[b, m]`.
     own: Vec<bool>,
+    taught: Option<Taught>,
     n_queries: usize,
-    /// Rows with anything to leave out, per [`Between`], `[b]` each.
+    /// Rows with anything to leave out besides what is taught, per [`Between`], `[b]` each.
     marked: [Vec<bool>; 3],
 }
 
@@ -95,12 +99,26 @@ impl FalseNegatives {
             assert!(ids.documents.len().is_multiple_of(n_queries), "ids of 1+m documents a query");
             ids.mark(&mut marked);
         }
-        Self { aspects, own: Vec::new(), n_queries, marked }
+        Self { aspects, own: Vec::new(), taught: None, n_queries, marked }
     }
 
-    /// Leaves out, for its own query only, each hard negative that a teacher scores above a share of
-    /// the own document's score: above `own - |own| · (1 - share)`, which is `share · own` where
-    /// scores are positive. NV-Retriever takes a share of 0.95.
+    /// Leaves out each document that a teacher scores above the query's threshold, whoever's it is.
+    /// Queries between each other, and own documents, are compared with the same threshold.
+    ///
+    /// # Panics
+    /// When there is not a vector for every query of the ids, or not `1+m` documents for each.
+    #[must_use]
+    pub fn with_teacher(mut self, vectors: TeacherVectors, threshold: TeacherThreshold) -> Self {
+        let (n_queries, n_documents) = (vectors.queries.len(), vectors.documents.len());
+        let whole = n_queries > 0 && n_documents > 0 && n_documents.is_multiple_of(n_queries);
+        assert!(whole, "a teacher's vectors of {n_documents} documents for {n_queries} queries");
+        self.set_queries(n_queries);
+        self.taught = Some(Taught::new(vectors, threshold));
+        self
+    }
+
+    /// Leaves out, for its own query only, each hard negative that a teacher scores above the query's
+    /// threshold.
     ///
     /// # Shapes
     /// `scores`: `[b, 1+m]`, own documents first
@@ -108,58 +126,86 @@ impl FalseNegatives {
     /// # Panics
     /// When the scores are not whole rows, or the ids are of another number of queries.
     #[must_use]
-    pub fn with_teacher(mut self, scores: &[f32], n_queries: usize, share: f32) -> Self {
+    pub fn with_teacher_scores(
+        mut self,
+        scores: &[f32],
+        n_queries: usize,
+        threshold: TeacherThreshold,
+    ) -> Self {
         let whole = n_queries > 0 && !scores.is_empty() && scores.len().is_multiple_of(n_queries);
         assert!(whole, "{} scores for {n_queries} queries", scores.len());
-        assert!(self.fits(n_queries), "{} ids for {n_queries} queries", self.n_queries);
-        self.n_queries = n_queries;
-        self.marked.iter_mut().for_each(|rows| rows.resize(n_queries, false));
+        self.set_queries(n_queries);
         let rows = scores.chunks_exact(scores.len() / n_queries);
         for (row, mark) in rows.zip(&mut self.marked[Between::QueriesAndDocuments as usize]) {
-            let threshold = row[0] - row[0].abs() * (1.0 - share);
-            self.own.extend(row[1..].iter().map(|score| *score > threshold));
-            *mark |= row[1..].iter().any(|score| *score > threshold);
+            let threshold = threshold.of(row[0].into());
+            self.own.extend(row[1..].iter().map(|score| f64::from(*score) > threshold));
+            *mark |= row[1..].iter().any(|score| f64::from(*score) > threshold);
         }
         self
     }
 
-    /// Whether query `row` leaves out any document.
-    #[must_use]
-    pub fn any_in_row(&self, row: usize) -> bool {
-        self.any(Between::QueriesAndDocuments, row)
+    fn set_queries(&mut self, n_queries: usize) {
+        assert!(self.fits(n_queries), "{} ids for {n_queries} queries", self.n_queries);
+        self.n_queries = n_queries;
+        self.marked.iter_mut().for_each(|rows| rows.resize(n_queries, false));
     }
 
     /// Whether query `i` leaves out document `j`, which is not its own.
     ///
     /// # Panics
-    /// When ids were given and `i` is out of range.
+    /// When ids were given and `i` is out of range, or a teacher's vectors and `i` or `j` is.
     #[must_use]
     pub fn contains(&self, i: usize, j: usize) -> bool {
         self.leaves_out(Between::QueriesAndDocuments, i, j)
     }
 
-    /// Number of pairs of a query and an own document or a hard negative with an id that do not
-    /// count as negatives; quadratic, for small batches.
+    /// Number of pairs of a query and a document that do not count as negatives; quadratic, for small
+    /// batches.
     #[must_use]
     pub fn count(&self) -> usize {
-        let n_documents = self.aspects.iter().map(|ids| ids.documents.len()).max().unwrap_or(0);
+        let known = self.aspects.iter().map(|ids| ids.documents.len());
+        let taught = self.taught.iter().map(Taught::n_documents);
+        let n_documents = known.chain(taught).max().unwrap_or(0);
         let n_documents = n_documents.max(self.n_queries + self.own.len());
-        (0..self.n_queries)
-            .filter(|&i| self.any_in_row(i))
-            .map(|i| (0..n_documents).filter(|&j| self.contains(i, j)).count())
-            .sum()
-    }
-
-    pub(super) fn any(&self, between: Between, row: usize) -> bool {
-        self.marked[between as usize].get(row).copied().unwrap_or(false)
+        let pairs = (0..self.n_queries).flat_map(|i| (0..n_documents).map(move |j| (i, j)));
+        pairs.filter(|(i, j)| self.contains(*i, *j)).count()
     }
 
     pub(super) fn leaves_out(&self, between: Between, i: usize, j: usize) -> bool {
-        let by_teacher = between == Between::QueriesAndDocuments && self.teacher_leaves_out(i, j);
-        i != j && (by_teacher || self.aspects.iter().any(|ids| ids.equal(between, i, j)))
+        let mut found = false;
+        self.for_each_left_out(between, i..i + 1, j..j + 1, |_, _| found = true);
+        found
     }
 
-    fn teacher_leaves_out(&self, i: usize, j: usize) -> bool {
+    /// Shows the pairs of `rows` and `columns` that are left out, some of them twice.
+    pub(super) fn for_each_left_out(
+        &self,
+        between: Between,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        mut visit: impl FnMut(usize, usize),
+    ) {
+        for i in rows.clone().filter(|i| self.any_known(between, *i)) {
+            let known = columns.clone().filter(|j| self.is_known(between, i, *j));
+            known.for_each(|j| visit(i, j));
+        }
+        if let Some(taught) = &self.taught {
+            taught.for_each_fit(between, rows, columns, visit);
+        }
+    }
+
+    /// Whether row `i` leaves out anything by ids or by scores.
+    fn any_known(&self, between: Between, row: usize) -> bool {
+        self.marked[between as usize].get(row).copied().unwrap_or(false)
+    }
+
+    fn is_known(&self, between: Between, i: usize, j: usize) -> bool {
+        let by_scores = between == Between::QueriesAndDocuments && self.is_scored(i, j);
+        i != j && (by_scores || self.aspects.iter().any(|ids| ids.equal(between, i, j)))
+    }
+
+    /// Whether `j` is a hard negative of query `i` that its teacher's scores leave out.
+    fn is_scored(&self, i: usize, j: usize) -> bool {
         if self.own.is_empty() || j < self.n_queries {
             return false;
         }
@@ -173,6 +219,8 @@ impl FalseNegatives {
         let documents = self.aspects.iter().all(|ids| fits(ids.documents.len()));
         assert!(documents, "ids for another number of documents than {n_documents}");
         assert!(self.own.is_empty() || self.own.len() == n_documents - n_queries);
+        let taught = self.taught.as_ref().is_none_or(|taught| taught.fit(n_queries, n_documents));
+        assert!(taught, "a teacher's vectors for another number of documents than {n_documents}");
     }
 
     fn fits(&self, n_queries: usize) -> bool {
@@ -226,7 +274,7 @@ mod tests {
         assert!(!same.contains(0, 1) && !same.contains(0, 0));
         assert!(!same.contains(0, 4), "a hard negative without an id");
         assert_eq!(same.count(), 4);
-        assert!(!FalseNegatives::by_ids(&[&[1, 2]]).any_in_row(0));
+        assert_eq!(FalseNegatives::by_ids(&[&[1, 2]]).count(), 0);
     }
 
     #[test]
@@ -244,7 +292,7 @@ mod tests {
         assert!(documents(0, 5), "the own document of query 0 once more");
         assert!(documents(0, 2), "what query 0 asks for");
         assert!(!documents(0, 4) && !documents(0, 3));
-        assert!(!same.any(Between::Queries, 0));
+        assert!(!same.any_known(Between::Queries, 0));
     }
 
     #[test]
@@ -258,7 +306,7 @@ mod tests {
         let sides =
             [(Between::QueriesAndDocuments, 30), (Between::Queries, 10), (Between::Documents, 30)];
         for (between, n) in sides {
-            let found: Vec<bool> = (0..10).map(|i| same.any(between, i)).collect();
+            let found: Vec<bool> = (0..10).map(|i| same.any_known(between, i)).collect();
             let expected: Vec<bool> =
                 (0..10).map(|i| (0..n).any(|j| same.leaves_out(between, i, j))).collect();
             assert_eq!(found, expected, "{between:?}");
@@ -269,7 +317,8 @@ mod tests {
     #[test]
     fn a_teacher_leaves_out_what_it_scores_close_to_the_own_document() {
         let scores = [1.0, 0.96, 0.94, -1.0, -1.06, -1.02, 0.0, 0.1, 0.0];
-        let same = FalseNegatives::none().with_teacher(&scores, 3, 0.95);
+        let same =
+            FalseNegatives::none().with_teacher_scores(&scores, 3, TeacherThreshold::Share(0.95));
         let found: Vec<bool> = (0..3)
             .flat_map(|i| (0..2).map(move |k| (i, 3 + 2 * i + k)))
             .map(|(i, j)| same.contains(i, j))
@@ -277,6 +326,6 @@ mod tests {
         assert_eq!(found, [true, false, false, true, true, false]);
         assert!(!same.contains(1, 3), "other queries keep it");
         assert_eq!(same.count(), 3);
-        assert!(same.any_in_row(0) && !same.any(Between::Documents, 0));
+        assert!(!same.any_known(Between::Documents, 0));
     }
 }

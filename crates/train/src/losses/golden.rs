@@ -4,7 +4,10 @@
 use conjoin_core::{Embeddings, Seed};
 use serde::Deserialize;
 
-use super::{Aspect, Batch, FalseNegatives, LabelKind, Labels, Loss, LossScalar, Outcome};
+use super::{
+    Aspect, Batch, FalseNegatives, LabelKind, Labels, Loss, LossScalar, Outcome, TeacherThreshold,
+    TeacherVectors,
+};
 use crate::testing::{assert_close, random, unit_rows};
 
 #[derive(Deserialize)]
@@ -14,9 +17,31 @@ struct Golden {
     grades: Vec<f32>,
     teacher: Vec<f32>,
     teacher_share: f32,
+    teacher_thresholds: Thresholds,
+    teacher_queries: Vec<f32>,
+    teacher_documents: Vec<f32>,
     queries: Vec<f32>,
     documents: Vec<f32>,
     cases: Vec<Case>,
+}
+
+/// Above which of a teacher's similarities a document of the batch is no negative.
+#[derive(Deserialize)]
+struct Thresholds {
+    above: f32,
+    share: f32,
+    margin: f32,
+}
+
+impl Thresholds {
+    fn of(&self, mask: &str) -> TeacherThreshold {
+        match mask.rsplit('_').next() {
+            Some("above") => TeacherThreshold::Above(self.above),
+            Some("share") => TeacherThreshold::Share(self.share),
+            Some("margin") => TeacherThreshold::Margin(self.margin),
+            _ => panic!("mask {mask}"),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -102,14 +127,24 @@ impl Golden {
         let aspects = self.aspects.iter().zip(&documents);
         let aspects: Vec<Aspect<'_>> =
             aspects.map(|(a, documents)| Aspect { queries: &a.queries, documents }).collect();
-        let by_ids = || FalseNegatives::by_aspects(&aspects);
+        let same = match mask.starts_with("ids") {
+            true => FalseNegatives::by_aspects(&aspects),
+            false => FalseNegatives::none(),
+        };
         match mask {
-            "none" => FalseNegatives::none(),
-            "ids" => by_ids(),
-            "teacher" => FalseNegatives::none().with_teacher(teacher, b, self.teacher_share),
-            "ids_and_teacher" => by_ids().with_teacher(teacher, b, self.teacher_share),
-            other => panic!("mask {other}"),
+            "none" | "ids" => same,
+            "teacher" | "ids_and_teacher" => {
+                let share = TeacherThreshold::Share(self.teacher_share);
+                same.with_teacher_scores(teacher, b, share)
+            }
+            _ => same.with_teacher(self.teacher_vectors(rows), self.teacher_thresholds.of(mask)),
         }
+    }
+
+    fn teacher_vectors(&self, rows: &[usize]) -> TeacherVectors {
+        let matrix = |values: &[f32]| Embeddings::new(3, values.to_vec()).unwrap();
+        let documents = matrix(&self.teacher_documents).select(rows);
+        TeacherVectors { queries: matrix(&self.teacher_queries), documents }
     }
 }
 
@@ -144,6 +179,7 @@ pub(super) struct Made {
     pub(super) same: FalseNegatives,
     grades: Vec<f32>,
     teacher: Vec<f32>,
+    teacher_vectors: TeacherVectors,
     query_ids: Vec<u64>,
     document_ids: Vec<u64>,
 }
@@ -166,6 +202,10 @@ pub(super) fn made(b: usize, m: usize, e: usize, seed: Seed) -> Made {
         same: FalseNegatives::none(),
         grades: random(b, seed.stream("grades")).iter().map(|x| (x.abs() * 5.0).floor()).collect(),
         teacher: random(n, seed.stream("teacher")),
+        teacher_vectors: TeacherVectors {
+            queries: unit_rows(b, 3, seed.stream("teacher_queries")),
+            documents: unit_rows(n, 3, seed.stream("teacher_documents")),
+        },
         query_ids: ids(b, seed.stream("query_ids")),
         document_ids: ids(n, seed.stream("document_ids")),
     };
@@ -177,7 +217,12 @@ impl Made {
     fn masks(&self) -> FalseNegatives {
         let aspect = Aspect { queries: &self.query_ids, documents: &self.document_ids };
         let by_ids = FalseNegatives::by_aspects(&[aspect]);
-        by_ids.with_teacher(&self.teacher, self.queries.len(), 0.95)
+        let share = TeacherThreshold::Share(0.95);
+        // One pair of twenty, as directions in three dimensions lie.
+        let above = TeacherThreshold::Above(0.9);
+        by_ids
+            .with_teacher_scores(&self.teacher, self.queries.len(), share)
+            .with_teacher(self.teacher_vectors.clone(), above)
     }
 
     pub(super) fn unmasked(mut self) -> Self {
@@ -208,6 +253,10 @@ impl Made {
             same: FalseNegatives::none(),
             grades: order.iter().map(|i| self.grades[*i]).collect(),
             teacher: teacher.collect(),
+            teacher_vectors: TeacherVectors {
+                queries: self.teacher_vectors.queries.select(order),
+                documents: self.teacher_vectors.documents.select(&rows),
+            },
             query_ids: order.iter().map(|i| self.query_ids[*i]).collect(),
             document_ids: rows.iter().map(|row| self.document_ids[*row]).collect(),
         };
@@ -289,6 +338,7 @@ fn made_of(batch: &Made, queries: Embeddings, documents: Embeddings) -> Made {
         same: batch.same.clone(),
         grades: batch.grades.clone(),
         teacher: batch.teacher.clone(),
+        teacher_vectors: batch.teacher_vectors.clone(),
         query_ids: Vec::new(),
         document_ids: Vec::new(),
     }

@@ -113,14 +113,10 @@ impl<'a> Grid<'a> {
     }
 
     fn leave_false_negatives_out(&self, tile: &mut Tile) {
-        let (same, first_column) = (self.batch.false_negatives, tile.columns.start);
-        for (i, row) in tile.rows_mut().filter(|(i, _)| same.any(self.between, *i)) {
-            for (j, logit) in row.iter_mut().enumerate() {
-                if same.leaves_out(self.between, i, first_column + j) {
-                    *logit = LEFT_OUT;
-                }
-            }
-        }
+        let (rows, columns) = (tile.rows.clone(), tile.columns.clone());
+        let leave_out = |i, j| tile.row_mut(i)[j - columns.start] = LEFT_OUT;
+        let same = self.batch.false_negatives;
+        same.for_each_left_out(self.between, rows, columns.clone(), leave_out);
     }
 }
 

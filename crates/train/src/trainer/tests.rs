@@ -429,9 +429,11 @@ fn everything() -> TrainConfig {
     };
     let mut teacher = crate::testing::task("teacher", 6, kl);
     teacher.weight = 0.5;
-    teacher.teacher_share = Some(0.95);
+    teacher.teacher = Some(crate::TeacherThreshold::Share(0.95));
+    let mut pairs = crate::testing::task("pairs", 8, matryoshka);
+    pairs.teacher = Some(crate::TeacherThreshold::Above(0.8));
     TrainConfig {
-        tasks: vec![crate::testing::task("pairs", 8, matryoshka), teacher],
+        tasks: vec![pairs, teacher],
         image,
         average: Some(crate::AverageConfig { decay: 0.9, warm_up: crate::WarmUp::Harmonic }),
         plateau: Some(crate::PlateauConfig {
@@ -467,7 +469,8 @@ fn run_everything(
     let mut of_teacher = SmallPairs::new(40);
     of_teacher.n_negatives = 2;
     of_teacher.labels = crate::losses::LabelKind::TeacherScores;
-    let (pairs, more) = (SmallPairs::new(32), SmallPairs::new(24));
+    let (mut pairs, mut more) = (SmallPairs::new(32), SmallPairs::new(24));
+    (pairs.taught, more.taught) = (true, true);
     let weighted = |source, weight| Weighted { source, weight };
     let sources =
         [vec![weighted(&pairs, 2.0), weighted(&more, 1.0)], vec![weighted(&of_teacher, 1.0)]];
@@ -589,6 +592,42 @@ fn a_loss_that_needs_labels_is_refused_where_there_are_none() {
     let expected = "`tasks.0.loss.kind` is for data with grades, it must be a loss that the labels \
                     of its data allow";
     assert_eq!(error.source().unwrap().to_string(), expected);
+}
+
+#[test]
+fn a_teacher_is_asked_where_there_is_one() {
+    let trained = |teacher: Option<crate::TeacherThreshold>, taught: bool, mixing| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config();
+        (config.tasks[0].teacher, config.tasks[0].mixing) = (teacher, mixing);
+        let (mut pairs, mut more) = (SmallPairs::new(32), SmallPairs::new(24));
+        (pairs.taught, more.taught) = (taught, taught);
+        let (mut text, mut image) = towers();
+        let weighted = |source| Weighted { source, weight: 1.0 };
+        let sources = [vec![weighted(&pairs), weighted(&more)]];
+        let run = Trainer::start(config, &mut text, &mut image, &sources, folder.path());
+        run.and_then(|mut run| run.run(&mut NoObserver, &Stop::default()))?;
+        Ok::<_, Failure>((values(&text), values(&image)))
+    };
+    use crate::{Mixing::*, TeacherThreshold::*};
+    for mixing in [Homogeneous, Mixed] {
+        let without = trained(None, false, mixing).unwrap();
+        assert_eq!(trained(None, true, mixing).unwrap(), without, "not asked");
+        assert_eq!(trained(Some(Above(1.1)), true, mixing).unwrap(), without, "all are negatives");
+        let some = trained(Some(Above(0.5)), true, mixing).unwrap();
+        assert_ne!(some, without);
+        assert_ne!(trained(Some(Share(0.9)), true, mixing).unwrap(), some);
+    }
+    let refused = |teacher, taught, expected: &str| {
+        let error = trained(Some(teacher), taught, Homogeneous).unwrap_err();
+        let told = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        assert!(told.contains(expected), "{told}");
+    };
+    let missing =
+        "`tasks.0.teacher.model` is left out, it must be a model, or data with a teacher's";
+    refused(Above(0.9), false, missing);
+    refused(Share(0.0), true, "`tasks.0.teacher.share` is 0, it must be a number above 0");
+    refused(Margin(f32::NAN), true, "`tasks.0.teacher.margin` is NaN, it must be a number");
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn dims(dims: &[(usize, f64)]) -> Vec<MatryoshkaDim> {
 
 #[test]
 fn parity_agrees_with_pytorch() {
-    check_golden("matryoshka", 6, |settings| {
+    check_golden("matryoshka", 7, |settings| {
         let inner = inner(settings.inner.as_ref().unwrap());
         Box::new(Matryoshka::new(settings.dims.clone(), inner))
     });

@@ -28,7 +28,7 @@ fn evaluate(loss: &dyn Loss, grades: &[f32]) -> Outcome {
 
 #[test]
 fn parity_agrees_with_pytorch() {
-    check_golden("weighted_info_nce", 12, |settings| {
+    check_golden("weighted_info_nce", 13, |settings| {
         Box::new(weighted(settings.reduction.unwrap()).clone())
     });
 }
