@@ -168,28 +168,23 @@ impl Linear {
     /// From `g` as products read it, the gradients of the input and of a norm before the product.
     fn give_input(&self, cx: &mut BackwardPass<'_>, g: &[f32]) {
         let input = self.x.node();
-        match self.before {
-            Before::Norm(norm) => {
-                let trains = norm.ids().any(|id| cx.trained(id).is_some());
-                if input.is_some() || trains {
-                    let du = self.product_gradient(cx, g, None);
-                    norm_backward(cx, &self.x, norm, du);
-                }
-            }
-            Before::Gate(activation) if input.is_some() => {
-                let du = self.product_gradient(cx, g, None);
-                gate_backward(cx, &self.x, activation, &du);
-            }
-            Before::Nothing | Before::Activation(_) | Before::Gate(_) => {
-                let activation = match self.before {
-                    Before::Activation(activation) => Some(activation),
-                    Before::Nothing | Before::Norm(_) | Before::Gate(_) => None,
-                };
-                if let Some(input) = input {
-                    let dx = self.product_gradient(cx, g, activation);
-                    cx.give(input, dx);
-                }
-            }
+        let trains_norm = match self.before {
+            Before::Norm(norm) => norm.ids().any(|id| cx.trained(id).is_some()),
+            Before::Nothing | Before::Activation(_) | Before::Gate(_) => false,
+        };
+        if input.is_none() && !trains_norm {
+            return;
+        }
+        let derivative = match self.before {
+            Before::Activation(activation) => Some(activation),
+            Before::Nothing | Before::Norm(_) | Before::Gate(_) => None,
+        };
+        let du = self.product_gradient(cx, g, derivative);
+        match (self.before, input) {
+            (Before::Norm(norm), _) => norm_backward(cx, &self.x, norm, du),
+            (Before::Gate(activation), _) => gate_backward(cx, &self.x, activation, &du),
+            (Before::Nothing | Before::Activation(_), Some(input)) => cx.give(input, du),
+            (Before::Nothing | Before::Activation(_), None) => {}
         }
     }
 
