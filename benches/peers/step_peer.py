@@ -57,6 +57,7 @@ def model(weights, onednn):
     """Both towers and the loss as one module."""
     import torch
     import torch.nn.functional as F
+    from torch_layers import linear_by_onednn
 
     class Dual(torch.nn.Module):
         def __init__(self):
@@ -70,12 +71,8 @@ def model(weights, onednn):
             return self.weights[key] if key in self.weights else None
 
         def linear(self, x, name):
-            weight, bias = self.get(f"{name}.weight"), self.get(f"{name}.bias")
-            if not onednn:
-                return F.linear(x, weight, bias)
-            rows = x.reshape(-1, x.shape[-1])
-            y = F.conv2d(rows.t()[None, :, None, :], weight[:, :, None, None], bias)  # [1, n, 1, rows]
-            return y[0, :, 0].t().reshape(*x.shape[:-1], -1)
+            multiply = linear_by_onednn if onednn else F.linear
+            return multiply(x, self.get(f"{name}.weight"), self.get(f"{name}.bias"))
 
         def norm(self, x, name):
             weight = self.get(f"{name}.weight")

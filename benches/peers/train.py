@@ -67,16 +67,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from torch_layers import linear_by_onednn, pad_same
+
 torch.set_num_threads(ARGS.threads)
-
-
-def pad_same(x, kernel, stride):
-    """TensorFlow's "same": the odd row and column go after the picture."""
-    pads = []
-    for size in (x.shape[3], x.shape[2]):
-        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-        pads += [total // 2, total - total // 2]
-    return F.pad(x, pads)
 
 
 class Step(torch.nn.Module):
@@ -105,13 +98,9 @@ class Step(torch.nn.Module):
         return self.weights[self.keys[name]] if name in self.keys else None
 
     def linear(self, x, name):
-        """`[…, k] -> […, n]`; as a 1x1 convolution over channels-last rows, oneDNN does the product."""
-        weight, bias = self.get(f"{name}.weight"), self.get(f"{name}.bias")
-        if not self.onednn:
-            return F.linear(x, weight, bias)
-        rows = x.reshape(-1, x.shape[-1])
-        y = F.conv2d(rows.t()[None, :, None, :], weight[:, :, None, None], bias)  # [1, n, 1, rows]
-        return y[0, :, 0].t().reshape(*x.shape[:-1], -1)
+        """`[…, k] -> […, n]`"""
+        multiply = linear_by_onednn if self.onednn else F.linear
+        return multiply(x, self.get(f"{name}.weight"), self.get(f"{name}.bias"))
 
     def norm(self, x, name):
         weight, bias = self.get(f"{name}.weight"), self.get(f"{name}.bias")

@@ -35,6 +35,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from torch_layers import linear_by_onednn, pad_same
+
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 NO_DECAY = ("text.positions.", "text.types.")
 BEFORE_LAYERS = ("text.tokens.", "text.positions.", "text.types.", "text.input_norm.")
@@ -54,15 +56,6 @@ class Form:
 
     def autocast(self):
         return torch.autocast("cpu", torch.bfloat16) if self.mode.startswith("bf16") else contextlib.nullcontext()
-
-
-def pad_same(x, kernel, stride):
-    """TensorFlow's "same": the odd row and column go after the picture."""
-    pads = []
-    for size in (x.shape[3], x.shape[2]):
-        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-        pads += [total // 2, total - total // 2]
-    return F.pad(x, pads)
 
 
 def to_torch(name, weight):
@@ -127,13 +120,9 @@ class Dual(torch.nn.Module):
         return self.weights[key] if key in self.weights else None
 
     def linear(self, x, name):
-        """`[…, k] -> […, n]`; as a 1x1 convolution over channels-last rows, oneDNN does the product."""
-        weight, bias = self.get(f"{name}.weight"), self.get(f"{name}.bias")
-        if not self.onednn:
-            return F.linear(x, weight, bias)
-        rows = x.reshape(-1, x.shape[-1])
-        y = F.conv2d(rows.t()[None, :, None, :], weight[:, :, None, None], bias)  # [1, n, 1, rows]
-        return y[0, :, 0].t().reshape(*x.shape[:-1], -1)
+        """`[…, k] -> […, n]`"""
+        multiply = linear_by_onednn if self.onednn else F.linear
+        return multiply(x, self.get(f"{name}.weight"), self.get(f"{name}.bias"))
 
     def norm(self, x, name):
         weight, bias = self.get(f"{name}.weight"), self.get(f"{name}.bias")
